@@ -1,0 +1,56 @@
+"""One family of errors: what was received, what is allowed, what to do.
+
+Every error that this package raises on purpose derives from :class:`PlannerError` and carries the
+exit code that the command line returns for it, so that a script can tell a typing mistake (2) from
+a machine that lacks something (3).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PlannerError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class InputError(PlannerError, ValueError):
+    """A frame, state, goal, action or argument is not usable as it is."""
+
+
+class ConfigError(PlannerError, ValueError):
+    """A configuration file or option has an unknown key or a value outside its range."""
+
+
+class CheckpointError(PlannerError):
+    """A checkpoint or model folder cannot be loaded: missing keys, wrong shapes, truncated, unsafe."""
+
+
+class PlanningError(PlannerError):
+    """No plan could be made: the robot must hold."""
+
+    exit_code = 1
+
+
+class PlanCancelled(PlanningError):
+    """The plan was cancelled before its first iteration was complete."""
+
+
+class SafetyError(PlannerError):
+    """A command or limit was refused by the safety layer."""
+
+    exit_code = 1
+
+
+class MissingDependencyError(PlannerError, ImportError):
+    """An optional part (an extra, a system library, a device) is absent; the text says how to get it."""
+
+    exit_code = 3
+
+
+class DeviceMemoryError(PlannerError):
+    """The device ran out of memory even for the smallest chunk of work."""
+
+    exit_code = 3
