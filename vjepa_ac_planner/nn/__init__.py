@@ -1,0 +1,1 @@
+"""Networks: the encoder, the action-conditioned predictor, and how their weights are stored."""

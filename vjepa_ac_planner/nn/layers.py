@@ -1,0 +1,142 @@
+"""Transformer parts of the predictor: rotary positions, attention, MLP, block.
+
+The maths of V-JEPA 2 (arXiv 2506.09985); plain modules, written for reading. Speed comes from fused
+attention and from tables that are computed once, outside the hot path.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LATENT_EPS = 1e-5
+
+
+def latent_norm(x: Tensor) -> Tensor:
+    """Parameter-free LayerNorm over the channel: the form in which latents are compared.
+
+    Args:
+        x: [..., D] raw output of the encoder or the predictor.
+
+    Returns:
+        [..., D], same dtype.
+    """
+    return F.layer_norm(x, x.shape[-1:], eps=LATENT_EPS)
+
+
+class RopeTable(NamedTuple):
+    """Rotary factors of L tokens, to broadcast against queries and keys [B, L, 2, heads, head_dim]."""
+
+    cos: Tensor
+    """[L, 1, 1, head_dim]"""
+    sin: Tensor
+    """[L, 1, 1, head_dim], with the sign of the neighbour's contribution folded in."""
+
+
+def rope_table(positions: Tensor, head_dim: int) -> RopeTable:
+    """Rotary factors for tokens at positions (time, row, column).
+
+    A head has three groups of ``2 * (head_dim // 3 // 2)`` channels, rotated by time, row and column;
+    the channels left over pass unrotated. (64 channels: 20, 20, 20 and 4.)
+
+    Args:
+        positions: [L, 3] float64; a token without a place in the image has row = column = 0.
+        head_dim: channels of one head, even.
+
+    Returns:
+        The table in float64, for the caller to cast.
+    """
+    group = 2 * (head_dim // 3 // 2)
+    omega = 10000.0 ** -(torch.arange(group // 2, dtype=torch.float64) / (group / 2))
+    angles = positions[:, :, None] * omega  # [L, 3, group / 2]
+    # The reference tiles the angles ([a0..a9, a0..a9]) but rotates neighbours (2j, 2j+1) together, so
+    # the two channels of a pair turn by different angles and the map is no pure rotation. The
+    # published weights were trained with it: do not repair it.
+    angles = torch.cat((angles, angles), dim=-1).flatten(1)  # [L, 3 * group]
+    angles = F.pad(angles, (0, head_dim - 3 * group))
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(head_dim // 2)
+    shape = (len(positions), 1, 1, head_dim)
+    return RopeTable(angles.cos().view(shape), (angles.sin() * sign).view(shape))
+
+
+def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
+    """Rotate queries or keys [B, L, 2, heads, head_dim] by their tokens' positions."""
+    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * table.cos, neighbour, table.sin)
+
+
+class KeyValueStore(Protocol):
+    """Where attention puts this call's keys and values, and gets all that it may look at."""
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take [B, L, heads, head_dim]; return past and present together, oldest first."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions.
+
+    Args:
+        dim: width of the tokens.
+        heads: number of heads; ``dim / heads`` is the head's width.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, store: KeyValueStore | None = None
+    ) -> Tensor:
+        """Attend [B, L, dim] -> [B, L, dim].
+
+        Args:
+            x: [B, L, dim] tokens, normalised.
+            rope: rotary factors of these L tokens.
+            mask: [L, L] bool, True where a query (row) may see a key (column); None = everything.
+            store: past keys and values to attend to as well; None = only these tokens.
+        """
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, L, 3, heads, head_dim]
+        q, k = apply_rope(qkv[:, :, :2], rope).unbind(2)
+        v = qkv[:, :, 2]
+        if store is not None:
+            k, v = store.extend(k, v)
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
+        )
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact (erf) GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden)
+        self.down = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] -> [..., dim]."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, dim: int, heads: int, mlp_hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attention = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, mlp_hidden)
+
+    def forward(
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, store: KeyValueStore | None = None
+    ) -> Tensor:
+        """[B, L, dim] -> [B, L, dim]; the other arguments as for :class:`Attention`."""
+        x = x + self.attention(self.norm1(x), rope, mask, store)
+        return x + self.mlp(self.norm2(x))
