@@ -186,6 +186,15 @@ class Plan:
     """Seconds by stage (``encode``, ``optimise``, ``total``)."""
     stamp: float = 0.0
     """Stamp of the frame the plan was made from [s]."""
+    margin: float = 0.0
+    """Share of ``zero_energy`` that the plan must save to count as an improvement."""
+    predicted_energies: tuple[float, ...] = ()
+    """Energy expected after each planned action."""
+    surprise: float | None = None
+    """|z_0 - z_predicted|: how far the observed latent is from what the previous plan, whose first
+    action was carried out, expected; None when there is no such plan."""
+    predicted_latent: Any = field(default=None, repr=False, compare=False)
+    """[N, D] tensor: the latent expected after the first action, for the next plan's ``surprise``."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "actions", _vector("actions", self.actions, (None, ACTION_DIM)))
@@ -202,8 +211,8 @@ class Plan:
 
     @property
     def improves(self) -> bool:
-        """Whether the plan is predicted to end nearer to the goal than standing still."""
-        return self.energy < self.zero_energy
+        """Whether the plan is predicted to end nearer to the goal than standing still, by the margin."""
+        return self.energy < self.zero_energy * (1.0 - self.margin)
 
 
 @dataclass(frozen=True)

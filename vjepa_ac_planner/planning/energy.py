@@ -1,0 +1,157 @@
+"""Energy of an action sequence: how far its imagined end is from the goal, in latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from vjepa_ac_planner.errors import ConfigError, DeviceMemoryError, InputError
+
+Scorer = Callable[[Tensor], Tensor]
+"""Action sequences [K, H, 7] -> energies [K]; less is better."""
+
+EnergyOver = Literal["final", "mean"]
+
+
+class RolloutModel(Protocol):
+    """The part of the world model that the energy needs."""
+
+    def rollout(self, z0: Tensor, s0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """z0 [N, D], s0 [7], actions [K, H, 7] -> latents [K, H, N, D], states [K, H + 1, 7]."""
+        ...
+
+
+def latent_energy(z: Tensor, z_goal: Tensor) -> Tensor:
+    """Mean absolute difference over tokens and channels (V-JEPA 2, section 3.2).
+
+    Args:
+        z: [..., N, D] latents, any floating dtype.
+        z_goal: [..., N, D] goal latents; leading dimensions broadcast.
+
+    Returns:
+        [...] energies, float32: half-precision latents are subtracted and averaged in float32.
+    """
+    return (z.float() - z_goal.float()).abs().mean(dim=(-2, -1))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the model imagines for some action sequences, step by step."""
+
+    energies: Tensor
+    """[K] the energies by which the sequences are ranked."""
+    by_step: Tensor
+    """[K, H] energy after each action."""
+    latents: Tensor
+    """[K, H, N, D] imagined latents."""
+    states: Tensor
+    """[K, H + 1, 7] imagined states, the current one first."""
+
+
+class LatentEnergy:
+    """Scores action sequences by rolling them out in latent space.
+
+    The population is evaluated in near-equal chunks of at most ``chunk`` sequences. Unless ``chunk``
+    is given, the whole population is tried first, and halved for as long as the device is out of
+    memory; the size that fitted is kept in ``chunk`` for the next call.
+
+    What does not depend on the chunk: a candidate's rollout is computed from its own actions alone, so
+    chunking never mixes candidates. Whether its energy is the same to the last bit rests on the
+    backend's matrix kernels choosing the same summation order for every batch size, which float32 on
+    the CPU did wherever we tried it (and a test holds it to), while a GPU may differ in the last bits;
+    there, candidates whose energies agree to about 1e-6 may swap ranks.
+
+    Args:
+        world_model: rolls out ``z0 [N, D], s0 [7], actions [K, H, 7]``.
+        z0: [N, D] latent of the observation.
+        s0: [7] current state.
+        z_goal: [N, D] latent of the goal.
+        chunk: most sequences rolled out at a time; None finds it.
+        energy_over: energy of the ``"final"`` latent (the paper), or the ``"mean"`` over the horizon.
+
+    Raises:
+        InputError: z0 and z_goal differ in shape.
+        DeviceMemoryError: (on call) not even one sequence fits the device.
+    """
+
+    def __init__(
+        self,
+        world_model: RolloutModel,
+        z0: Tensor,
+        s0: Tensor,
+        z_goal: Tensor,
+        chunk: int | None = None,
+        energy_over: EnergyOver = "final",
+    ) -> None:
+        if z0.ndim != 2 or z0.shape != z_goal.shape:
+            raise InputError(
+                "energy: observation and goal latents must have one shape [tokens, channels], "
+                f"received {tuple(z0.shape)} and {tuple(z_goal.shape)}; encode both with one model"
+            )
+        if chunk is not None and chunk < 1:
+            raise ConfigError(f"chunk: received {chunk}, allowed 1 or more, or null to find it")
+        self.world_model, self.z0, self.s0, self.z_goal = world_model, z0, s0, z_goal
+        self.chunk = chunk
+        self.energy_over = energy_over
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """[K, H, 7] action sequences -> [K] energies, float32, on the device of the model."""
+        while True:
+            parts = max(1, -(-len(actions) // (self.chunk or len(actions) or 1)))
+            with _out_of_memory() as memory:
+                # Near-equal chunks: no odd last one, so all but one row more see the same kernels.
+                scores = [self._score(part) for part in actions.tensor_split(parts)]
+                return torch.cat(scores)
+            self._halve(-(-len(actions) // parts), memory.message, actions.device)
+
+    def evaluate(self, actions: Tensor) -> Evidence:
+        """Roll out a few sequences [K, H, 7] and keep everything that was imagined."""
+        latents, states = self.world_model.rollout(self.z0, self.s0, actions)
+        by_step = latent_energy(latents, self.z_goal)  # [K, H]
+        return Evidence(self._reduce(by_step), by_step, latents, states)
+
+    def _score(self, actions: Tensor) -> Tensor:
+        latents, _ = self.world_model.rollout(self.z0, self.s0, actions)  # [k, H, N, D]
+        if self.energy_over == "final":
+            latents = latents[:, -1:]
+        return self._reduce(latent_energy(latents, self.z_goal))
+
+    def _reduce(self, by_step: Tensor) -> Tensor:
+        return by_step[:, -1] if self.energy_over == "final" else by_step.mean(dim=1)
+
+    def _halve(self, tried: int, message: str, device: torch.device) -> None:
+        if tried <= 1:
+            raise DeviceMemoryError(
+                f"{device}: out of memory while rolling out a single action sequence ({message}); "
+                "free the device, shorten the horizon, or use a smaller model or a half-precision dtype"
+            )
+        self.chunk = tried // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class _Memory:
+    message = ""
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[_Memory]:
+    """Swallow exactly the errors by which PyTorch reports a full device, and keep their first line.
+
+    The traceback is dropped on leaving, and with it the frames that hold the tensors of the failed try.
+    """
+    memory = _Memory()
+    try:
+        yield memory
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        text = str(error)
+        # The CPU allocator has no type of its own, only these words.
+        words = ("out of memory", "not enough memory", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(word in text.lower() for word in words):
+            raise
+        memory.message = text.splitlines()[0] if text else "no message"
