@@ -1,0 +1,58 @@
+"""Entry point of ``vjepa-ac``: one parser, one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from vjepa_ac_planner import __version__
+from vjepa_ac_planner.cli import bench, demo, doctor, models, plan, sim, train
+from vjepa_ac_planner.cli.console import complain
+from vjepa_ac_planner.errors import PlannerError
+
+EPILOG = """\
+exit codes:
+  0  success
+  1  the goal was not reached, or a check failed
+  2  bad usage or input
+  3  this machine lacks something: an extra, OpenGL, a device (`vjepa-ac doctor` says what)
+
+examples:
+  vjepa-ac demo                         a simulated Franka reaches what a goal image shows
+  vjepa-ac doctor                       what works on this machine, and what to do about the rest
+  vjepa-ac plan --image now.png --goal goal.png --state "0.5,0,0.4,3.14,0,0,0"
+  vjepa-ac sim eval --task reach --trials 20 --json result.json
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; nothing heavier than argparse is imported to build it."""
+    parser = argparse.ArgumentParser(
+        prog="vjepa-ac",
+        description="Goal-image planning for robot arms with the V-JEPA 2-AC world model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vjepa-ac {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for module in (demo, plan, sim, train, models, doctor, bench):
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    A :class:`PlannerError` becomes one line on standard error and its own exit code; anything else is
+    a defect of ours and keeps its traceback.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except PlannerError as error:
+        complain(f"vjepa-ac: error: {' '.join(str(error).split())}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("vjepa-ac: interrupted")
+        return 130
+    return code

@@ -1,0 +1,1 @@
+"""A run of the planner as one self-contained HTML page."""

@@ -1,0 +1,206 @@
+"""Small functions that return inline SVG; colours come from the page's CSS variables, so that charts follow its theme."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import cv2
+import numpy as np
+
+from vjepa_ac_planner.report.records import Image, Landscape
+
+WIDTH, HEIGHT = 480.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 36.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    label: str
+    y: Sequence[float]
+    x: Sequence[float] | None = None
+    """Defaults to 0, 1, 2, ..."""
+    color: str = "a"
+    """Name of a CSS class: a, b or c."""
+    dashed: bool = False
+    dots: bool = True
+    step: int | None = None
+    """The step of the run this line belongs to: the page highlights it together with that step."""
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that cover ``low .. high``: multiples of 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / max(wanted - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * k for k in range(first, last + 1)]
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    y_from_zero: bool = True,
+    reference: tuple[float, str] | None = None,
+    cursor: bool = False,
+) -> str:
+    """Lines over integer positions.
+
+    Args:
+        series: what to draw; values that are not finite leave a gap.
+        x_label: text under the horizontal axis.
+        y_label: text beside the vertical axis.
+        y_from_zero: start the vertical axis at zero.
+        reference: a level to mark, and its name.
+        cursor: include the vertical line that follows the step shown on the page.
+    """
+    xs = [x for s in series for x in _positions(s)]
+    ys = [y for s in series for y in s.y if math.isfinite(y)] + ([reference[0]] if reference else [])
+    low, high = (min(ys, default=0.0), max(ys, default=1.0))
+    low = min(0.0, low) if y_from_zero else low
+    if high - low < 1e-9:
+        high = low + 1.0
+    y_ticks = ticks(low, high)
+    y0, y1 = y_ticks[0], y_ticks[-1]
+    x0, x1 = min(xs, default=0.0), max(max(xs, default=1.0), min(xs, default=0.0) + 1.0)
+
+    def px(x: float) -> float:
+        return LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
+
+    def py(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(y_label)}">'
+    ]
+    digits = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
+    for y in y_ticks:
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>'
+        )
+        parts.append(f'<text x="{LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:.{digits}f}</text>')
+    every = max(1, math.ceil((x1 - x0) / 12))
+    for x in range(math.ceil(x0), math.floor(x1) + 1, every):
+        parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{x}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+    )
+    if reference:
+        y = py(reference[0])
+        parts.append(
+            f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(
+            f'<text class="axis" x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end">{escape(reference[1])}</text>'
+        )
+    if cursor:
+        parts.append(
+            f'<line class="cursor" data-x0="{px(0):.2f}" data-dx="{px(1) - px(0):.3f}" '
+            f'x1="{px(0):.1f}" x2="{px(0):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        )
+    for s in series:
+        parts.append(_line(s, px, py))
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def _positions(s: Series) -> Sequence[float]:
+    return s.x if s.x is not None else [float(i) for i in range(len(s.y))]
+
+
+def _line(s: Series, px: object, py: object) -> str:
+    assert callable(px) and callable(py)
+    points = [(px(x), py(y), y) for x, y in zip(_positions(s), s.y, strict=True) if math.isfinite(y)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+    group = f' data-step="{s.step}"' if s.step is not None else ""
+    body = f'<polyline class="line{" dashed" if s.dashed else ""}" points="{path}"/>'
+    if s.dots:
+        body += "".join(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(s.label)}: {value:.4g}</title></circle>'
+            for x, y, value in points
+        )
+    return f'<g class="series {s.color}"{group}>{body}</g>'
+
+
+_MAP = np.array(
+    [
+        [33, 19, 77],
+        [59, 60, 130],
+        [48, 104, 142],
+        [37, 146, 140],
+        [74, 186, 116],
+        [166, 219, 84],
+        [249, 236, 120],
+    ],
+    dtype=np.float64,
+)
+"""Dark to light, evenly spaced in lightness; low energies are light, as a valley in the sun."""
+
+
+def colorize(values: np.ndarray) -> Image:
+    """Map an array [rows, columns] to RGB, the least value to the lightest colour."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    level = 1.0 - (np.nan_to_num(values, nan=high) - low) / max(high - low, 1e-12)
+    position = level * (len(_MAP) - 1)
+    index = np.clip(position.astype(int), 0, len(_MAP) - 2)
+    share = (position - index)[..., None]
+    return np.rint(_MAP[index] * (1 - share) + _MAP[index + 1] * share).astype(np.uint8)
+
+
+def color_bar() -> str:
+    """The colour scale of :func:`colorize` as a CSS gradient, low energy first."""
+    return "linear-gradient(90deg," + ",".join(f"rgb({r:g},{g:g},{b:g})" for r, g, b in _MAP[::-1]) + ")"
+
+
+def data_uri(image: Image, kind: str = "jpg") -> str:
+    """An image as a ``data:`` address: JPEG for camera images, PNG for maps and small images."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 90] if kind == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    done, data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise RuntimeError(f"image of shape {image.shape} could not be encoded as {kind}")
+    mime = "jpeg" if kind == "jpg" else "png"
+    return f"data:image/{mime};base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+
+
+def heat_map(landscape: Landscape) -> str:
+    """The landscape as a map: zero action at the crossing of the axes, the chosen action, the true direction."""
+    side, margin = 300.0, 40.0
+    centre = margin / 2 + side / 2 + 14
+    top = 8.0
+
+    def px(x: float) -> float:
+        return centre + x / landscape.span * side / 2
+
+    def py(y: float) -> float:
+        return top + side / 2 - y / landscape.span * side / 2
+
+    uri = data_uri(colorize(landscape.energies[::-1]), "png")
+    left, right, bottom = px(-landscape.span), px(landscape.span), py(-landscape.span)
+    tx, ty = px(landscape.truth[0]), py(landscape.truth[1])
+    cx, cy = px(landscape.chosen[0]), py(landscape.chosen[1])
+    return (
+        f'<svg class="map" viewBox="0 0 {right + 28:g} {bottom + 38:g}" role="img" aria-label="{escape(landscape.title)}">'
+        f'<image href="{uri}" x="{left}" y="{top}" width="{side}" height="{side}" preserveAspectRatio="none"/>'
+        f'<line class="zero" x1="{left}" x2="{right}" y1="{py(0)}" y2="{py(0)}"/>'
+        f'<line class="zero" x1="{px(0)}" x2="{px(0)}" y1="{top}" y2="{bottom}"/>'
+        f'<line class="truth" x1="{px(0)}" y1="{py(0)}" x2="{tx:.1f}" y2="{ty:.1f}"/>'
+        f'<circle class="truth" cx="{tx:.1f}" cy="{ty:.1f}" r="7"><title>straight to the goal</title></circle>'
+        f'<path class="chosen" d="M{cx - 7:.1f},{cy:.1f}h14M{cx:.1f},{cy - 7:.1f}v14"><title>chosen</title></path>'
+        + "".join(
+            f'<text x="{px(v):.1f}" y="{bottom + 16}" text-anchor="middle">{v * 100:+.3g}</text>'
+            f'<text x="{left - 6}" y="{py(v) + 4:.1f}" text-anchor="end">{v * 100:+.3g}</text>'
+            for v in (-landscape.span, landscape.span)
+        )
+        + f'<text class="axis" x="{px(0)}" y="{bottom + 32}" text-anchor="middle">{escape(landscape.axes[0])} [cm]</text>'
+        f'<text class="axis" x="{left - 10}" y="{py(0)}" text-anchor="middle" '
+        f'transform="rotate(-90 {left - 10} {py(0)})">{escape(landscape.axes[1])} [cm]</text>'
+        "</svg>"
+    )

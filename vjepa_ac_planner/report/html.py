@@ -1,0 +1,348 @@
+"""The report as one self-contained page: no request leaves it, light and dark, readable without its script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+
+from vjepa_ac_planner.report.charts import Series, color_bar, data_uri, heat_map, line_chart
+from vjepa_ac_planner.report.records import Image, Landscape, Points, Report, StepRecord
+
+
+def render(report: Report) -> str:
+    """The whole page.
+
+    Args:
+        report: at least one step.
+
+    Returns:
+        An HTML document; write it as UTF-8.
+    """
+    here = files("vjepa_ac_planner.report")
+    css = here.joinpath("page.css").read_text(encoding="utf-8")
+    script = here.joinpath("page.js").read_text(encoding="utf-8")
+    title = f"{report.task}, seed {report.seed}: {'reached' if report.reached else 'not reached'}"
+    sections = [
+        _header(report),
+        _task(report),
+        _run(report),
+        _charts(report),
+        _landscapes(report.landscapes),
+        _episodes(report),
+        _footer(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{css}</style></head>\n"
+        f"<body><main>{''.join(sections)}</main>\n<script>{script}</script></body></html>\n"
+    )
+
+
+def _cm(metres: float) -> str:
+    return f"{metres * 100:.1f}"
+
+
+def _header(report: Report) -> str:
+    start, final, count = report.steps[0].distance, report.final_distance, len(report.steps)
+    plans = [step.plan_seconds for step in report.steps]
+    verdict = (
+        '<span class="good">Reached the goal</span>'
+        if report.reached
+        else '<span class="bad">Did not reach the goal</span>'
+    )
+    tiles = [
+        (_cm(start), "cm", "distance at the start"),
+        (_cm(final), "cm", f"at the end (goal: {_cm(report.threshold)} cm)"),
+        (str(count), "", f"steps of {report.control_period:g} s"),
+        (f"{float(np.median(plans)) * 1000:.0f}", "ms", "per plan, median"),
+    ]
+    cells = "".join(
+        f"<div><b>{v} <small>{u}</small></b><span>{label}</span></div>" for v, u, label in tiles
+    )
+    return (
+        f'<header><p class="eyebrow">vjepa_ac_planner &middot; {escape(report.task)} &middot; seed {report.seed} '
+        f"&middot; model {escape(report.model)} &middot; preset {escape(report.preset)}</p>"
+        f"<h1>{verdict}: {_cm(start)} cm &rarr; {_cm(final)} cm in {count} step{'s' if count != 1 else ''}</h1>"
+        '<p class="lead">A simulated Franka Panda, one camera, one goal image. A world model imagines what candidate '
+        "actions would look like; the sequence whose imagined future lies nearest to the goal is found by CEM, its first "
+        f"action is carried out, and everything is planned again. It ended because {escape(report.stop_reason)}.</p>"
+        f'<div class="tiles">{cells}</div></header>'
+    )
+
+
+def _picture(image: Image, overlay: str = "", inset: Image | None = None, alt: str = "") -> str:
+    extra = (
+        f'<img class="inset" alt="as the model sees it" src="{data_uri(inset, "png")}">'
+        if inset is not None
+        else ""
+    )
+    return f'<div class="view"><img alt="{escape(alt)}" src="{data_uri(image)}">{extra}{overlay}</div>'
+
+
+def _task(report: Report) -> str:
+    views = report.model_views
+    side = next(iter(views.values())).shape[1] if views else 0
+    inset = (
+        f" The small pictures are what the model receives, {side}&times;{side} pixels; the large ones show the same moments "
+        "through the same camera at a higher resolution, for you."
+        if side
+        else ""
+    )
+    figures = [
+        ("start", report.steps[0].image, "Start", f"{_cm(report.steps[0].distance)} cm from the goal"),
+        ("goal", report.goal_image, "Goal image", "all that the planner is told"),
+        ("final", report.final_image, "End", f"{_cm(report.final_distance)} cm from the goal"),
+    ]
+    pictures = "".join(
+        f"<figure id={key}>{_picture(image, inset=views.get(key), alt=name)}<figcaption><b>{name}</b>, {text}</figcaption></figure>"
+        for key, image, name, text in figures
+    )
+    return (
+        "<section><h2>The task</h2>"
+        '<p class="note">The planner sees camera images and the arm&rsquo;s own pose. It is never told where the goal is: '
+        f"distances on this page are measured by the simulator, for the reader.{inset}</p>"
+        f'<div class="triple">{pictures}</div></section>'
+    )
+
+
+def _points(points: Points) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _overlay(report: Report, trail: Points, path: Points | None) -> str:
+    """Where the fingertips have been, where the plan expects them to go, and where the goal lies."""
+    height, width = report.goal_image.shape[:2]
+    u = width / 512  # strokes keep their weight whatever the resolution
+    gx, gy = report.goal_pixel
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" fill="none" stroke-linecap="round" stroke-linejoin="round">'
+        f'<circle cx="{gx:.1f}" cy="{gy:.1f}" r="{13 * u:.1f}" stroke="#000" stroke-opacity=".45" stroke-width="{5 * u:.1f}"/>'
+        f'<circle cx="{gx:.1f}" cy="{gy:.1f}" r="{13 * u:.1f}" stroke="#ff5c8a" stroke-width="{3 * u:.1f}"/>'
+    ]
+    if len(trail) > 1:
+        parts.append(
+            f'<polyline points="{_points(trail)}" stroke="#000" stroke-opacity=".4" stroke-width="{5 * u:.1f}"/>'
+            f'<polyline points="{_points(trail)}" stroke="#fff" stroke-width="{2.6 * u:.1f}"/>'
+        )
+    parts.extend(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4 * u:.1f}" fill="#fff" stroke="#000" stroke-opacity=".5" stroke-width="{u:.1f}"/>'
+        for x, y in trail
+    )
+    if path is not None and np.isfinite(path).all():
+        parts.append(
+            f'<polyline points="{_points(path)}" stroke="#000" stroke-opacity=".5" stroke-width="{7 * u:.1f}"/>'
+            f'<polyline points="{_points(path)}" stroke="#ffd400" stroke-width="{4 * u:.1f}"/>'
+        )
+        parts.extend(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5.5 * u:.1f}" fill="#ffd400" stroke="#000" stroke-opacity=".6" '
+            f'stroke-width="{1.2 * u:.1f}"/>'
+            for x, y in path[1:]
+        )
+    return "".join(parts) + "</svg>"
+
+
+def _numbers(rows: Iterable[tuple[str, str]]) -> str:
+    return '<dl class="numbers">' + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in rows) + "</dl>"
+
+
+def _step(report: Report, k: int, step: StepRecord) -> str:
+    command = "move" if step.kind == "move" else f"hold: {escape(step.reason)}"
+    rows = [
+        ("distance to the goal", f"{_cm(step.distance)} cm"),
+        ("energy of the plan", f"{step.energy:.4f}"),
+        ("energy of standing still", f"{step.zero_energy:.4f}"),
+        ("planned in", f"{step.plan_seconds * 1000:.0f} ms"),
+        ("command", command),
+    ]
+    overlay = _overlay(report, report.trail[: k + 1], step.path)
+    return (
+        f"<figure>{_picture(step.image, overlay, alt=f'step {k}')}"
+        f"<figcaption><span>step {k}</span><span>{_cm(step.distance)} cm</span></figcaption>"
+        f'<div class="detail"><h3>Step {k}</h3>{_numbers(rows)}</div></figure>'
+    )
+
+
+def _run(report: Report) -> str:
+    sheet = "".join(_step(report, k, step) for k, step in enumerate(report.steps))
+    end = _numbers(
+        [
+            ("distance to the goal", f"{_cm(report.final_distance)} cm"),
+            ("ended because", escape(report.stop_reason)),
+        ]
+    )
+    sheet += (
+        f"<figure>{_picture(report.final_image, _overlay(report, report.trail, None), alt='end')}"
+        f"<figcaption><span>end</span><span>{_cm(report.final_distance)} cm</span></figcaption>"
+        f'<div class="detail"><h3>End</h3>{end}</div></figure>'
+    )
+    mark = '<svg viewBox="0 0 26 14" fill="none" stroke-linecap="round">'
+    legend = (
+        '<ul class="legend">'
+        f'<li>{mark}<path d="M2 7h18" stroke="#000" stroke-opacity=".5" stroke-width="5"/><path d="M2 7h18" stroke="#ffd400" '
+        'stroke-width="3"/><circle cx="20" cy="7" r="4" fill="#ffd400" stroke="#000" stroke-opacity=".6"/></svg>'
+        "where the plan expects the fingertips to go</li>"
+        f'<li>{mark}<path d="M2 7h22" stroke="#000" stroke-opacity=".4" stroke-width="5"/><path d="M2 7h22" stroke="#fff" '
+        'stroke-width="2.6"/></svg>where they have been</li>'
+        f'<li>{mark}<circle cx="13" cy="7" r="5" stroke="#ff5c8a" stroke-width="2.4"/></svg>'
+        "where the goal lies (for you; the planner does not know)</li></ul>"
+    )
+    return (
+        "<section><h2>The run</h2>"
+        '<p class="note">Every step as the camera saw it when the plan was made.</p>'
+        '<div class="player" hidden><div><div class="stage"></div><div class="controls"><button type="button">Play</button>'
+        '<input type="range" min="0" value="0" step="1" aria-label="step"></div></div>'
+        f'<div class="panel"><div class="now"></div><div class="goal"></div>{legend}</div></div>'
+        f'<div class="sheet">{sheet}</div></section>'
+    )
+
+
+def _key(color: str, text: str, dashed: bool = False) -> str:
+    return f'<span><i class="{color}{" dashed" if dashed else ""}"></i>{text}</span>'
+
+
+def _charts(report: Report) -> str:
+    steps = report.steps
+    distance = line_chart(
+        [Series("distance [cm]", [s.distance * 100 for s in steps] + [report.final_distance * 100])],
+        x_label="step",
+        y_label="distance [cm]",
+        reference=(report.threshold * 100, f"reached: {_cm(report.threshold)} cm"),
+        cursor=True,
+    )
+    energy = line_chart(
+        [
+            Series("standing still", [s.zero_energy for s in steps], color="c", dashed=True),
+            Series("plan", [s.energy for s in steps]),
+        ],
+        x_label="step",
+        y_label="energy",
+        cursor=True,
+    )
+    convergence = line_chart(
+        [
+            line
+            for k, s in enumerate(steps)
+            for line in (
+                Series("elite mean", s.elite_energy, _count(s.elite_energy), "c", dots=False, step=k),
+                Series("best", s.best_energy, _count(s.best_energy), "a", dots=False, step=k),
+            )
+        ],
+        x_label="CEM iteration",
+        y_label="energy",
+        y_from_zero=False,
+    )
+    seconds = line_chart(
+        [Series("plan time [ms]", [s.plan_seconds * 1000 for s in steps], color="b")],
+        x_label="step",
+        y_label="plan time [ms]",
+        reference=(report.control_period * 1000, f"control period: {report.control_period * 1000:.0f} ms"),
+        cursor=True,
+    )
+    figures = [
+        ("Distance to the goal", "cm, measured by the simulator", "", distance),
+        (
+            "Energy: the plan against standing still",
+            "mean |z &minus; z<sub>goal</sub>|, predicted one plan ahead",
+            _key("a", "plan") + _key("c", "standing still", dashed=True),
+            energy,
+        ),
+        (
+            "How CEM converges",
+            "energy by iteration; the shown step stands out",
+            _key("a", "best candidate") + _key("c", "mean of the elites"),
+            convergence,
+        ),
+        ("Time to plan", "ms, encoding and optimisation", "", seconds),
+    ]
+    body = "".join(
+        f'<figure><h3>{name}</h3><figcaption>{text}</figcaption><div class="keys">{keys}</div>{chart}</figure>'
+        for name, text, keys, chart in figures
+    )
+    return f'<section><h2>What the planner thought</h2><div class="grid2">{body}</div></section>'
+
+
+def _count(values: tuple[float, ...]) -> list[float]:
+    return [float(i) for i in range(1, len(values) + 1)]
+
+
+def _landscapes(landscapes: tuple[Landscape, ...]) -> str:
+    if not landscapes:
+        return ""
+    figures = "".join(
+        f"<figure><h3>{escape(item.title)}</h3>{heat_map(item)}"
+        f'<div class="scale" style="background:{color_bar()}"></div>'
+        f'<div class="scale-ends"><span>{float(np.nanmin(item.energies)):.3f}</span><span>energy</span>'
+        f"<span>{float(np.nanmax(item.energies)):.3f}</span></div></figure>"
+        for item in landscapes
+    )
+    marks = (
+        '<svg class="legend-mark" viewBox="0 0 22 14" width="22" height="14" style="vertical-align:-2px">'
+        '<path class="chosen" d="M5 7h12M11 1v12"/></svg> what CEM chose &nbsp; '
+        '<svg class="legend-mark" viewBox="0 0 22 14" width="22" height="14" style="vertical-align:-2px;background:#30688e;'
+        'border-radius:3px"><circle class="truth" cx="11" cy="7" r="4.5"/></svg> the step that leads straight to the goal, seen in this plane'
+    )
+    return (
+        "<section><h2>The energy landscape</h2>"
+        '<p class="note">What the world model makes of every single step in a plane through the chosen action: light is near '
+        f"to the goal, dark is far, the centre is standing still. A useful model has its valley at the ring.<br>{marks}</p>"
+        f'<div class="maps">{figures}</div></section>'
+    )
+
+
+def _table(header: list[str], rows: list[list[str]], numeric: int = 1) -> str:
+    """A table whose columns from ``numeric`` on are aligned right."""
+
+    def cells(tag: str, row: list[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if i >= numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _episodes(report: Report) -> str:
+    if not report.episodes:
+        return ""
+    rows = [
+        [
+            str(e.seed),
+            '<span class="yes">reached</span>' if e.reached else '<span class="no">not reached</span>',
+            _cm(e.start),
+            _cm(e.final),
+            str(e.steps),
+            f"{e.median_plan_seconds * 1000:.0f}",
+        ]
+        for e in report.episodes
+    ]
+    reached = sum(e.reached for e in report.episodes)
+    header = ["seed", "result", "start [cm]", "end [cm]", "steps", "median plan [ms]"]
+    return (
+        f"<section><h2>Other seeds: {reached} of {len(rows)} reached</h2>"
+        '<p class="note">The same task from other starts to other goals. For figures that mean something run '
+        "<code>vjepa-ac sim eval</code>.</p>"
+        f"{_table(header, rows, numeric=2)}</section>"
+    )
+
+
+def _footer(report: Report) -> str:
+    timings = _table(
+        ["stage", "median [ms]", "p95 [ms]"],
+        [[escape(k), f"{m * 1000:.1f}", f"{p * 1000:.1f}"] for k, (m, p) in report.timings.items()],
+    )
+    versions = _table(
+        ["part", "version"], [[escape(k), escape(v)] for k, v in report.versions.items()], numeric=2
+    )
+    limits = (
+        f"<section><h2>What this model cannot do</h2><p>{escape(report.limits)}</p></section>"
+        if report.limits
+        else ""
+    )
+    return (
+        f"{limits}<section><h2>Reproduce</h2><pre>{escape(report.command)}</pre>"
+        f'<div class="columns"><div><h3>Time per plan</h3>{timings}</div><div><h3>Made with</h3>{versions}</div></div></section>'
+    )

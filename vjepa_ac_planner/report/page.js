@@ -1,0 +1,44 @@
+// The page reads without this script; it adds the player and keeps charts and images on the same step.
+(() => {
+  const steps = [...document.querySelectorAll(".sheet figure")];
+  const player = document.querySelector(".player");
+  const slider = player.querySelector("input");
+  const button = player.querySelector("button");
+  const stage = player.querySelector(".stage");
+  const numbers = player.querySelector(".now");
+  let timer = null;
+
+  const show = (k) => {
+    slider.value = k;
+    steps.forEach((figure, i) => figure.classList.toggle("active", i === k));
+    stage.replaceChildren(steps[k].querySelector(".view").cloneNode(true));
+    numbers.replaceChildren(...[...steps[k].querySelector(".detail").children].map((part) => part.cloneNode(true)));
+    document.querySelectorAll("svg .cursor").forEach((line) => {
+      const x = +line.dataset.x0 + k * +line.dataset.dx;
+      line.setAttribute("x1", x);
+      line.setAttribute("x2", x);
+    });
+    const planned = Math.min(k, steps.length - 2);
+    document.querySelectorAll("svg .series[data-step]").forEach((line) => {
+      line.classList.toggle("active", +line.dataset.step === planned);
+    });
+  };
+  const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
+  const play = () => {
+    if (+slider.value === steps.length - 1) show(0);
+    button.textContent = "Pause";
+    timer = setInterval(() => {
+      const k = +slider.value + 1;
+      if (k < steps.length) show(k);
+      if (k >= steps.length - 1) stop();
+    }, 700);
+  };
+
+  player.querySelector(".goal").replaceChildren(...document.querySelector("figure#goal").cloneNode(true).children);
+  slider.max = steps.length - 1;
+  slider.addEventListener("input", () => { stop(); show(+slider.value); });
+  button.addEventListener("click", () => (timer ? stop() : play()));
+  steps.forEach((figure, i) => figure.addEventListener("click", () => { stop(); show(i); }));
+  player.hidden = false;
+  show(0);
+})();
