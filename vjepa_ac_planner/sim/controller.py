@@ -84,6 +84,8 @@ class TrackingController:
         if abs(closedness - self.closedness) > GRIP_DEADBAND:
             width = GRIPPER_WIDTH * (1.0 - closedness)
             reach = GRIPPER_SPEED * duration
+            if width > start_width:  # a held object kept the fingers from where they were told to be
+                start_width = max(start_width, GRIPPER_WIDTH * (1.0 - self.closedness))
             self._width = float(np.clip(width, start_width - reach, start_width + reach))
         updates = max(1, round(duration / (TIMESTEP * SUBSTEPS)))
         limit = joint_step_limit(TIMESTEP * SUBSTEPS)

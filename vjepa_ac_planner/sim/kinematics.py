@@ -46,7 +46,9 @@ class Kinematics:
             self._data.site_xmat[self._site].reshape(3, 3).copy(),
         )
 
-    def update(self, q: Vector, position: Vector, rotation: Vector, *, limit: Vector | None = None) -> Vector:
+    def update(
+        self, q: Vector, position: Vector, rotation: Vector, *, limit: Vector | None = None
+    ) -> Vector:
         """One damped least-squares step from ``q`` towards a flange pose.
 
         Args:
@@ -86,8 +88,8 @@ class Kinematics:
         distance, angle = np.linalg.norm(error[:3]), np.linalg.norm(error[3:]) / _ROTATION_WEIGHT
         if distance > 1e-3 or angle > 5e-3:
             raise InputError(
-                f"pose: the arm cannot put link8 at {np.round(position, 4).tolist()} m; the nearest it gets "
-                f"is {distance:.3f} m and {angle:.3f} rad away; choose a pose inside the workspace"
+                f"pose: the arm cannot put link8 at {np.round(position, 4).tolist()} m; the nearest it "
+                f"gets is {distance:.3f} m and {angle:.3f} rad away; choose a pose inside the workspace"
             )
         return q
 

@@ -237,9 +237,7 @@ class PandaSim:
     def _lens(self) -> Camera:
         # Made at the first image: physics alone needs no GL.
         if self._camera is None:
-            self._camera = Camera(
-                self._mj, self._model, "exterior", self.config.width, self.config.height
-            )
+            self._camera = Camera(self._mj, self._model, "exterior", self.config.width, self.config.height)
         return self._camera
 
 

@@ -1,0 +1,104 @@
+"""Scripted behaviour that knows where everything is: for play data, goal images and upper bounds.
+
+Each script is a generator of pose targets: take one, carry it out for one step of 0.25 s, take the
+next. It looks at the simulation anew before every target, so noise and contact do not derail it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from vjepa_ac_planner.sim.model import TCP_OFFSET
+from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, down_state
+
+Vector = npt.NDArray[np.float64]
+Script = Iterator[Vector]
+
+MAX_STEP = 0.075
+"""Largest change along each axis in one step [m], as the planner's default bound."""
+MAX_TURN = 0.25
+"""Largest change of yaw in one step [rad]."""
+GRASP_HEIGHT = 0.03
+"""Height of the TCP above the table when it takes an object [m]."""
+CARRY_HEIGHT = 0.15
+"""Height of the TCP above the table when it carries one [m]."""
+
+
+def reach(sim: PandaSim, state: Vector, *, max_step: float = MAX_STEP) -> Script:
+    """Straight towards a state [7], at most ``max_step`` [m] along each axis at a time."""
+    yield from _go(sim, state[:3], yaw_of(state), float(state[6]), tolerance=0.002, max_step=max_step)
+
+
+def grasp(sim: PandaSim, name: str, *, lift: bool = True) -> Script:
+    """Above the object, down, close, and (with ``lift``) up."""
+    yaw = sim.objects()[name].yaw if name == "box" else yaw_of(sim.state())
+    yield from _go(sim, _over(sim, name, CARRY_HEIGHT), yaw, 0.0, tolerance=0.01)
+    yield from _go(sim, _over(sim, name, GRASP_HEIGHT), yaw, 0.0, tolerance=0.006)
+    hold = sim.state()
+    for _ in range(3):
+        yield down_state(hold[:3], yaw=yaw, gripper=1.0)
+    if lift:
+        above = np.array([hold[0], hold[1], CARRY_HEIGHT + TCP_OFFSET])
+        yield from _go(sim, above, yaw, 1.0, tolerance=0.01)
+
+
+def place(sim: PandaSim, spot: tuple[float, float]) -> Script:
+    """From a held object: over the spot, down, open, up."""
+    yaw = yaw_of(sim.state())
+    high = np.array([*spot, CARRY_HEIGHT + TCP_OFFSET])
+    low = np.array([*spot, GRASP_HEIGHT + 0.003 + TCP_OFFSET])
+    yield from _go(sim, high, yaw, 1.0, tolerance=0.006)
+    yield from _go(sim, low, yaw, 1.0, tolerance=0.005)
+    for _ in range(2):
+        yield down_state(low, yaw=yaw, gripper=0.0)
+    yield from _go(sim, high, yaw, 0.0, tolerance=0.01)
+
+
+def push(sim: PandaSim, name: str, direction: float, distance: float) -> Script:
+    """With closed fingers: down beside the object, then ``distance`` [m] along ``direction`` [rad]."""
+    yaw = yaw_of(sim.state())
+    along = np.array([np.cos(direction), np.sin(direction), 0.0])
+    up = np.array([0.0, 0.0, 0.10])
+    spot = _over(sim, name, GRASP_HEIGHT)
+    behind = spot - 0.085 * along
+    yield from _go(sim, behind + up, yaw, 1.0, tolerance=0.01)
+    yield from _go(sim, behind, yaw, 1.0, tolerance=0.01)
+    end = spot + (distance - 0.04) * along
+    yield from _go(sim, end, yaw, 1.0, tolerance=0.01, max_step=0.04)
+    yield from _go(sim, end + up, yaw, 1.0, tolerance=0.01)
+
+
+def yaw_of(state: Vector) -> float:
+    """Yaw of a hand that points down, relative to fingers opening along the base y axis [rad]."""
+    return float(state[5] - down_state(np.zeros(3))[5])
+
+
+def _over(sim: PandaSim, name: str, height: float) -> Vector:
+    """Position of link8 [3] with the TCP ``height`` above the table at the object's place."""
+    x, y, _ = sim.objects()[name].position
+    return np.array([x, y, height + TCP_OFFSET])
+
+
+def _go(
+    sim: PandaSim,
+    position: Vector,
+    yaw: float,
+    gripper: float,
+    *,
+    tolerance: float,
+    max_step: float = MAX_STEP,
+    patience: int = 14,
+) -> Script:
+    """Targets towards a pose until it is reached within ``tolerance`` [m], or ``patience`` steps."""
+    position = WORKSPACE.clip(position)
+    for _ in range(patience):
+        state = sim.state()
+        error, turn = position - state[:3], yaw - yaw_of(state)
+        if np.linalg.norm(error) < tolerance and abs(turn) < 0.03:
+            return
+        scale = min(1.0, max_step / max(float(np.abs(error).max()), 1e-9))
+        turn = float(np.clip(turn, -MAX_TURN, MAX_TURN))
+        yield down_state(state[:3] + scale * error, yaw=yaw_of(state) + turn, gripper=gripper)
