@@ -117,9 +117,7 @@ class CEM:
             std = torch.lerp(elite_std, std, keep_std)
             std = torch.maximum(std, config.min_std * space.std)
 
-            trace.add(
-                elite_energy[0], _mean_of(elite_energy, finite), energy.isfinite().sum(), mean, std
-            )
+            trace.add(elite_energy[0], _mean_of(elite_energy, finite), energy.isfinite().sum(), mean, std)
             stop = pace.check((elite_std / space.std)[:, list(space.axes)].max())
             if stop is not None:
                 break

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -103,7 +102,7 @@ class LatentEnergy:
         """[K, H, 7] action sequences -> [K] energies, float32, on the device of the model."""
         while True:
             parts = max(1, -(-len(actions) // (self.chunk or len(actions) or 1)))
-            with _out_of_memory() as memory:
+            with _OutOfMemory() as memory:
                 # Near-equal chunks: no odd last one, so all but one row more see the same kernels.
                 scores = [self._score(part) for part in actions.tensor_split(parts)]
                 return torch.cat(scores)
@@ -111,7 +110,11 @@ class LatentEnergy:
 
     def evaluate(self, actions: Tensor) -> Evidence:
         """Roll out a few sequences [K, H, 7] and keep everything that was imagined."""
-        latents, states = self.world_model.rollout(self.z0, self.s0, actions)
+        parts = [
+            self.world_model.rollout(self.z0, self.s0, part)
+            for part in actions.split(self.chunk or len(actions))
+        ]
+        latents, states = (torch.cat(part) for part in zip(*parts, strict=True))
         by_step = latent_energy(latents, self.z_goal)  # [K, H]
         return Evidence(self._reduce(by_step), by_step, latents, states)
 
@@ -135,23 +138,22 @@ class LatentEnergy:
             torch.cuda.empty_cache()
 
 
-class _Memory:
+class _OutOfMemory:
+    """Swallows exactly the errors by which PyTorch reports a full device, and keeps their first line.
+
+    On leaving, the traceback goes, and with it the frames that hold the tensors of the failed try.
+    """
+
     message = ""
 
+    def __enter__(self) -> _OutOfMemory:
+        return self
 
-@contextmanager
-def _out_of_memory() -> Iterator[_Memory]:
-    """Swallow exactly the errors by which PyTorch reports a full device, and keep their first line.
-
-    The traceback is dropped on leaving, and with it the frames that hold the tensors of the failed try.
-    """
-    memory = _Memory()
-    try:
-        yield memory
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        text = str(error)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, (RuntimeError, MemoryError)):  # torch.OutOfMemoryError is a RuntimeError
+            return False
+        text = str(error) or "no message"
+        self.message = text.splitlines()[0]
         # The CPU allocator has no type of its own, only these words.
         words = ("out of memory", "not enough memory", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(word in text.lower() for word in words):
-            raise
-        memory.message = text.splitlines()[0] if text else "no message"
+        return isinstance(error, MemoryError) or any(word in text.lower() for word in words)

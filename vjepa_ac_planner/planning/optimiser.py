@@ -116,9 +116,7 @@ class Trace:
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
 
-    def add(
-        self, best: Tensor, elite_mean: Tensor, finite: Tensor, mean: Tensor, std: Tensor
-    ) -> None:
+    def add(self, best: Tensor, elite_mean: Tensor, finite: Tensor, mean: Tensor, std: Tensor) -> None:
         """best, elite_mean, finite [] and the refitted mean, std [H, 7] of one iteration."""
         head = torch.stack((best, elite_mean, finite.to(best.dtype)))
         self._rows.append(torch.cat((head, mean.flatten(), std.flatten())))

@@ -1,0 +1,197 @@
+"""What to reach: one goal image, or a chain of sub-goals and the rules by which each gives way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vjepa_ac_planner.config import check_range, from_mapping, load_yaml
+from vjepa_ac_planner.errors import ConfigError
+from vjepa_ac_planner.types import Frame, Goal
+
+
+@dataclass(frozen=True)
+class SwitchRule:
+    """When a sub-goal is done with; the first rule that applies counts, none means never."""
+
+    max_steps: int | None = None
+    """After this many steps (the paper: 4 to grasp, 10 to carry, 4 to place)."""
+    energy_fraction: float | None = None
+    """When the energy has come down to this fraction of its first value."""
+    plateau_steps: int | None = None
+    """When the energy has not found a new low for this many steps."""
+    plateau_tolerance: float = 0.02
+    """How much lower a new low must be, as a fraction of the first energy."""
+    timeout_s: float | None = None
+    """After this time [s]."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None:
+            check_range("max_steps", self.max_steps, 1, 10_000)
+        if self.energy_fraction is not None:
+            check_range("energy_fraction", self.energy_fraction, 0.0, 1.0)
+        if self.plateau_steps is not None:
+            check_range("plateau_steps", self.plateau_steps, 1, 1000)
+        check_range("plateau_tolerance", self.plateau_tolerance, 0.0, 1.0)
+        if self.timeout_s is not None:
+            check_range("timeout_s", self.timeout_s, 0.01, 3600.0, "s")
+
+
+@dataclass(frozen=True)
+class SubGoal:
+    """A goal and when to leave it."""
+
+    goal: Goal
+    until: SwitchRule = field(default_factory=SwitchRule)
+
+
+class GoalChain:
+    """Goals one after another.
+
+    Args:
+        goals: at least one; a plain :class:`Goal` is never left by itself.
+
+    Raises:
+        ConfigError: no goal, or a goal that can never be left before the last one.
+    """
+
+    def __init__(self, goals: Goal | SubGoal | Sequence[Goal | SubGoal]) -> None:
+        chain = [goals] if isinstance(goals, (Goal, SubGoal)) else list(goals)
+        self._chain = [SubGoal(item) if isinstance(item, Goal) else item for item in chain]
+        if not self._chain:
+            raise ConfigError("goals: received none, at least one is needed")
+        for item in self._chain[:-1]:
+            rule = item.until
+            if (rule.max_steps, rule.energy_fraction, rule.plateau_steps, rule.timeout_s) == (None,) * 4:
+                raise ConfigError(
+                    f"goals: {item.goal.name!r} is followed by another goal but is never left; give it "
+                    "max_steps, energy_fraction, plateau_steps or timeout_s"
+                )
+        self._index = 0
+        self._progress = _Progress()
+
+    def __len__(self) -> int:
+        """Number of goals."""
+        return len(self._chain)
+
+    @property
+    def index(self) -> int:
+        """Number of goals left behind; equals ``len(self)`` when all are done."""
+        return self._index
+
+    @property
+    def done(self) -> bool:
+        """Whether the last goal's own rule has applied."""
+        return self._index == len(self._chain)
+
+    @property
+    def current(self) -> Goal:
+        """The goal to plan for; the last one once all are done."""
+        return self._chain[min(self._index, len(self._chain) - 1)].goal
+
+    def reset(self) -> None:
+        """Begin again with the first goal."""
+        self._index = 0
+        self._progress = _Progress()
+
+    def update(self, energy: float, now: float) -> str | None:
+        """Take note of one more step towards the current goal, and leave it if its rule says so.
+
+        Args:
+            energy: |z - z_goal| of the observed latent, before the step.
+            now: time on any steady clock [s].
+
+        Returns:
+            Why the goal was left, or None.
+        """
+        if self.done:
+            return None
+        rule = self._chain[self._index].until
+        if now < self._progress.since:  # time went backwards: a bag began again
+            self._progress = _Progress()
+        self._progress.note(energy, now, rule.plateau_tolerance)
+        reason = self._progress.reason(rule, energy, now)
+        if reason is not None:
+            self._index += 1
+            self._progress = _Progress()
+        return reason
+
+
+class _Progress:
+    """What has happened since the current goal was set."""
+
+    def __init__(self) -> None:
+        self.since = -math.inf
+        self.steps = 0
+        self.steps_since_low = 0
+        self.first = self.lowest = math.inf
+
+    def note(self, energy: float, now: float, tolerance: float) -> None:
+        if self.steps == 0:
+            self.since, self.first = now, energy
+        self.steps += 1
+        if self.steps == 1 or energy < self.lowest - tolerance * self.first:
+            self.lowest, self.steps_since_low = energy, 0
+        else:
+            self.steps_since_low += 1
+
+    def reason(self, rule: SwitchRule, energy: float, now: float) -> str | None:
+        if rule.energy_fraction is not None and energy <= rule.energy_fraction * self.first:
+            return f"energy {energy:.4f} is at most {rule.energy_fraction:g} of its first {self.first:.4f}"
+        if rule.plateau_steps is not None and self.steps_since_low >= rule.plateau_steps:
+            return f"energy has not fallen below {self.lowest:.4f} for {self.steps_since_low} steps"
+        if rule.max_steps is not None and self.steps >= rule.max_steps:
+            return f"{self.steps} steps were taken"
+        if rule.timeout_s is not None and now - self.since >= rule.timeout_s:
+            return f"{now - self.since:.1f} s have passed"
+        return None
+
+
+@dataclass(frozen=True)
+class GoalFile:
+    """One goal of a task file."""
+
+    image: str
+    """Image file, relative to the task file."""
+    name: str = ""
+    """What to call it; empty takes the file's name."""
+    until: SwitchRule = field(default_factory=SwitchRule)
+    """When to go on to the next goal; at the last one, when the task is over."""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task: goal images in order."""
+
+    name: str
+    """What to call the task."""
+    goals: tuple[GoalFile, ...]
+    """Goals in order; the last one is the aim."""
+    description: str = ""
+    """A sentence for people."""
+
+    def __post_init__(self) -> None:
+        if not self.goals:
+            raise ConfigError("goals: received none, at least one is needed")
+
+
+def load_task(path: str | Path, read_image: Callable[[Path], Frame]) -> tuple[TaskConfig, GoalChain]:
+    """Read a task file and its goal images.
+
+    Args:
+        path: YAML file, see ``config/tasks/``.
+        read_image: reads one image file; the caller's, so that control knows no file formats.
+
+    Raises:
+        ConfigError: unknown options, impossible values, or a goal that is never left.
+        InputError: (from ``read_image``) an image that cannot be used.
+    """
+    path = Path(path)
+    task = from_mapping(TaskConfig, load_yaml(path), str(path))
+    goals = [
+        SubGoal(Goal(read_image(path.parent / goal.image), goal.name or Path(goal.image).stem), goal.until)
+        for goal in task.goals
+    ]
+    return task, GoalChain(goals)

@@ -1,0 +1,292 @@
+"""Receding horizon: observe, plan, pass the safety layer, apply one step, and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Event
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from vjepa_ac_planner.config import check_range
+from vjepa_ac_planner.control.environment import Environment, ReportsStatus
+from vjepa_ac_planner.control.goals import GoalChain
+from vjepa_ac_planner.control.limits import Finding
+from vjepa_ac_planner.control.safety import SafetyLayer, Verdict
+from vjepa_ac_planner.errors import PlannerError
+from vjepa_ac_planner.planning.optimiser import Cancel
+from vjepa_ac_planner.types import Command, Goal, Observation, Plan
+
+StopReason = Literal["reached", "settled", "goals done", "max steps", "paused", "cancelled", "failing"]
+
+
+class Plans(Protocol):
+    """The part of :class:`~vjepa_ac_planner.planning.planner.Planner` that the loop needs."""
+
+    def plan(
+        self,
+        observation: Observation,
+        goal: Goal | Tensor,
+        *,
+        warm_start: Plan | None = None,
+        deadline_s: float | None = None,
+        cancel: Cancel | None = None,
+        seed: int | None = None,
+    ) -> Plan:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.plan`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How the loop runs and when it ends."""
+
+    deadline_s: float | None = None
+    """Time one plan may take [s]; null waits for it."""
+    settled_holds: int | None = 3
+    """End after this many holds in a row because no plan improves on standing still: as near to the goal
+    as this model can tell. null goes on."""
+    max_failures: int = 3
+    """End after this many failed plans in a row."""
+    seed: int = 0
+    """Step i plans with seed + i."""
+
+    def __post_init__(self) -> None:
+        if self.deadline_s is not None:
+            check_range("deadline_s", self.deadline_s, 0.001, 600.0, "s")
+        if self.settled_holds is not None:
+            check_range("settled_holds", self.settled_holds, 1, 1000)
+        check_range("max_failures", self.max_failures, 1, 1000)
+        check_range("seed", self.seed, 0, 2**62)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn of the loop, with everything a report needs."""
+
+    index: int
+    observation: Observation
+    """What was seen before the step."""
+    goal: Goal
+    plan: Plan | None
+    """None when planning failed; ``error`` then says why."""
+    command: Command
+    findings: tuple[Finding, ...]
+    """What the safety layer objected to."""
+    error: str
+    switched: str
+    """Why the goal was left after this step; empty if it was not."""
+    timings: dict[str, float]
+    """Seconds by stage: ``observe``, ``plan``, ``safety``, ``apply``."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the robot was told to move."""
+        return self.command.kind == "move"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A whole run."""
+
+    steps: tuple[Step, ...]
+    final: Observation
+    """What was seen when the run had ended."""
+    stop_reason: StopReason
+    detail: str
+    """The reason in words."""
+
+    @property
+    def energies(self) -> tuple[float, ...]:
+        """Observed energy |z_0 - z_goal| of every step that has a plan."""
+        return tuple(step.plan.current_energy for step in self.steps if step.plan is not None)
+
+    @property
+    def plan_seconds(self) -> tuple[float, ...]:
+        """Time of every planning call."""
+        return tuple(step.timings["plan"] for step in self.steps)
+
+
+class RecedingHorizon:
+    """The loop over any :class:`Environment`.
+
+    A plan that fails is a hold and a line in the record. Any other error, and an interrupt, sends one
+    hold before it is passed on: the arm is never left with a motion command.
+
+    Args:
+        planner: makes the plans.
+        safety: every command passes it.
+        goals: what to reach.
+        config: deadlines and when to end.
+        clock: time on the clock of the observations' stamps [s]; None takes the newest stamp for now,
+            which is right for a simulator that stands still while planning.
+    """
+
+    def __init__(
+        self,
+        planner: Plans,
+        safety: SafetyLayer,
+        goals: GoalChain,
+        config: LoopConfig | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.planner, self.safety, self.goals = planner, safety, goals
+        self.config = config or LoopConfig()
+        self._clock = clock
+
+    def run(
+        self,
+        environment: Environment,
+        max_steps: int,
+        *,
+        reached: Callable[[Observation], bool] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        cancel: Cancel | None = None,
+    ) -> Episode:
+        """Run from the first goal until it is reached, nothing more is gained, or the steps are used up.
+
+        Args:
+            environment: the world.
+            max_steps: most commands sent.
+            reached: the world's own test of success, asked before every step and at the end.
+            on_step: called with every finished step.
+            cancel: an event, or a callable that says whether to stop; the last command is then a hold.
+        """
+        check_range("max_steps", max_steps, 1, 1_000_000)
+        steps: list[Step] = []
+        self.goals.reset()
+        self.safety.new_goal()
+        observation, seconds = _timed(environment.observe)
+        try:
+            while True:
+                stop = self._stop(steps, observation, reached)
+                if stop is None and _is_cancelled(cancel):
+                    stop = "cancelled", "cancelled from outside"
+                if stop is None and len(steps) == max_steps:
+                    stop = "max steps", f"{max_steps} steps were taken"
+                if stop is not None:
+                    break
+                step = self._step(environment, observation, len(steps), _previous(steps), cancel)
+                step.timings["observe"] = seconds
+                steps.append(step)
+                if on_step is not None:
+                    on_step(step)
+                observation, seconds = _timed(environment.observe)
+        except BaseException as error:
+            failure = f"{type(error).__name__}: {error}"
+            with suppress(Exception):  # the first error tells more than a second one
+                environment.apply(self._judge(environment, None, observation, failure).command)
+            raise
+        if steps and steps[-1].moved:
+            environment.apply(self._judge(environment, None, observation, stop[1]).command)
+        return Episode(tuple(steps), observation, *stop)
+
+    def _step(
+        self,
+        environment: Environment,
+        observation: Observation,
+        index: int,
+        previous: Plan | None,
+        cancel: Cancel | None,
+    ) -> Step:
+        goal = self.goals.current
+        begin = time.perf_counter()
+        plan, error = None, ""
+        try:
+            plan = self.planner.plan(
+                observation,
+                goal,
+                warm_start=previous,
+                deadline_s=self.config.deadline_s,
+                cancel=cancel,
+                seed=self.config.seed + index,
+            )
+        except PlannerError as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        planned = time.perf_counter()
+        verdict = self._judge(environment, plan, observation, error)
+        judged = time.perf_counter()
+        environment.apply(verdict.command)
+        applied = time.perf_counter()
+        switched = None if plan is None else self.goals.update(plan.current_energy, self._now(observation))
+        if switched is not None:
+            self.safety.new_goal()
+        timings = {"plan": planned - begin, "safety": judged - planned, "apply": applied - judged}
+        return Step(
+            index,
+            observation,
+            goal,
+            plan,
+            verdict.command,
+            verdict.findings,
+            error,
+            switched or "",
+            timings,
+        )
+
+    def _judge(
+        self, environment: Environment, plan: Plan | None, observation: Observation, failure: str
+    ) -> Verdict:
+        status = environment.status() if isinstance(environment, ReportsStatus) else None
+        return self.safety.judge(plan, observation, self._now(observation), status, failure)
+
+    def _now(self, observation: Observation) -> float:
+        if self._clock is not None:
+            return self._clock()
+        return max(observation.frame.stamp, observation.state.stamp)
+
+    def _stop(
+        self,
+        steps: list[Step],
+        observation: Observation,
+        reached: Callable[[Observation], bool] | None,
+    ) -> tuple[StopReason, str] | None:
+        config = self.config
+        if reached is not None and reached(observation):
+            return "reached", "the world says that the goal is reached"
+        if self.safety.paused is not None:
+            return "paused", f"safety paused: {self.safety.paused}"
+        if self.goals.done:
+            return "goals done", f"last goal: {steps[-1].switched}"
+        if _count_back(steps, lambda step: step.plan is None) >= config.max_failures:
+            return "failing", f"{config.max_failures} plans failed in a row, last: {steps[-1].error}"
+        if config.settled_holds is not None:
+            holds = _count_back(steps, _stands_still)
+            if holds >= config.settled_holds:
+                return "settled", f"no plan improved on standing still {holds} times in a row"
+        return None
+
+
+def _previous(steps: list[Step]) -> Plan | None:
+    """The last plan, if its first action was carried out as it was, towards the goal that still holds."""
+    if not steps or not steps[-1].moved or steps[-1].findings or steps[-1].switched:
+        return None
+    return steps[-1].plan
+
+
+def _stands_still(step: Step) -> bool:
+    return step.plan is not None and not step.plan.improves and not step.moved
+
+
+def _is_cancelled(cancel: Cancel | None) -> bool:
+    if cancel is None:
+        return False
+    return cancel.is_set() if isinstance(cancel, Event) else cancel()
+
+
+def _count_back(steps: list[Step], test: Callable[[Step], bool]) -> int:
+    """How many of the last steps in a row pass a test."""
+    count = 0
+    for step in reversed(steps):
+        if not test(step):
+            break
+        count += 1
+    return count
+
+
+def _timed(observe: Callable[[], Observation]) -> tuple[Observation, float]:
+    begin = time.perf_counter()
+    return observe(), time.perf_counter() - begin

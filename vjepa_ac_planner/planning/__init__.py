@@ -1,0 +1,1 @@
+"""Planning: energies, optimisers over them, and the planner that puts both to work."""
