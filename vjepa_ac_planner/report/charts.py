@@ -1,17 +1,11 @@
-"""Small functions that return inline SVG; colours come from the page's CSS variables, so that charts follow its theme."""
+"""Line charts as inline SVG; colours come from the page's CSS, so that charts follow its theme."""
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-
-import cv2
-import numpy as np
-
-from vjepa_ac_planner.report.records import Image, Landscape
 
 WIDTH, HEIGHT = 480.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 36.0
@@ -54,7 +48,7 @@ def line_chart(
     """Lines over integer positions.
 
     Args:
-        series: what to draw; values that are not finite leave a gap.
+        series: what to draw; values that are not finite are left out.
         x_label: text under the horizontal axis.
         y_label: text beside the vertical axis.
         y_from_zero: start the vertical axis at zero.
@@ -99,7 +93,8 @@ def line_chart(
             f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         parts.append(
-            f'<text class="axis" x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end">{escape(reference[1])}</text>'
+            f'<text class="axis" x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end">'
+            f"{escape(reference[1])}</text>"
         )
     if cursor:
         parts.append(
@@ -116,91 +111,15 @@ def _positions(s: Series) -> Sequence[float]:
     return s.x if s.x is not None else [float(i) for i in range(len(s.y))]
 
 
-def _line(s: Series, px: object, py: object) -> str:
-    assert callable(px) and callable(py)
+def _line(s: Series, px: Callable[[float], float], py: Callable[[float], float]) -> str:
     points = [(px(x), py(y), y) for x, y in zip(_positions(s), s.y, strict=True) if math.isfinite(y)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
     group = f' data-step="{s.step}"' if s.step is not None else ""
     body = f'<polyline class="line{" dashed" if s.dashed else ""}" points="{path}"/>'
     if s.dots:
         body += "".join(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(s.label)}: {value:.4g}</title></circle>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3">'
+            f"<title>{escape(s.label)}: {value:.4g}</title></circle>"
             for x, y, value in points
         )
     return f'<g class="series {s.color}"{group}>{body}</g>'
-
-
-_MAP = np.array(
-    [
-        [33, 19, 77],
-        [59, 60, 130],
-        [48, 104, 142],
-        [37, 146, 140],
-        [74, 186, 116],
-        [166, 219, 84],
-        [249, 236, 120],
-    ],
-    dtype=np.float64,
-)
-"""Dark to light, evenly spaced in lightness; low energies are light, as a valley in the sun."""
-
-
-def colorize(values: np.ndarray) -> Image:
-    """Map an array [rows, columns] to RGB, the least value to the lightest colour."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    level = 1.0 - (np.nan_to_num(values, nan=high) - low) / max(high - low, 1e-12)
-    position = level * (len(_MAP) - 1)
-    index = np.clip(position.astype(int), 0, len(_MAP) - 2)
-    share = (position - index)[..., None]
-    return np.rint(_MAP[index] * (1 - share) + _MAP[index + 1] * share).astype(np.uint8)
-
-
-def color_bar() -> str:
-    """The colour scale of :func:`colorize` as a CSS gradient, low energy first."""
-    return "linear-gradient(90deg," + ",".join(f"rgb({r:g},{g:g},{b:g})" for r, g, b in _MAP[::-1]) + ")"
-
-
-def data_uri(image: Image, kind: str = "jpg") -> str:
-    """An image as a ``data:`` address: JPEG for camera images, PNG for maps and small images."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, 90] if kind == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    done, data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise RuntimeError(f"image of shape {image.shape} could not be encoded as {kind}")
-    mime = "jpeg" if kind == "jpg" else "png"
-    return f"data:image/{mime};base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
-
-
-def heat_map(landscape: Landscape) -> str:
-    """The landscape as a map: zero action at the crossing of the axes, the chosen action, the true direction."""
-    side, margin = 300.0, 40.0
-    centre = margin / 2 + side / 2 + 14
-    top = 8.0
-
-    def px(x: float) -> float:
-        return centre + x / landscape.span * side / 2
-
-    def py(y: float) -> float:
-        return top + side / 2 - y / landscape.span * side / 2
-
-    uri = data_uri(colorize(landscape.energies[::-1]), "png")
-    left, right, bottom = px(-landscape.span), px(landscape.span), py(-landscape.span)
-    tx, ty = px(landscape.truth[0]), py(landscape.truth[1])
-    cx, cy = px(landscape.chosen[0]), py(landscape.chosen[1])
-    return (
-        f'<svg class="map" viewBox="0 0 {right + 28:g} {bottom + 38:g}" role="img" aria-label="{escape(landscape.title)}">'
-        f'<image href="{uri}" x="{left}" y="{top}" width="{side}" height="{side}" preserveAspectRatio="none"/>'
-        f'<line class="zero" x1="{left}" x2="{right}" y1="{py(0)}" y2="{py(0)}"/>'
-        f'<line class="zero" x1="{px(0)}" x2="{px(0)}" y1="{top}" y2="{bottom}"/>'
-        f'<line class="truth" x1="{px(0)}" y1="{py(0)}" x2="{tx:.1f}" y2="{ty:.1f}"/>'
-        f'<circle class="truth" cx="{tx:.1f}" cy="{ty:.1f}" r="7"><title>straight to the goal</title></circle>'
-        f'<path class="chosen" d="M{cx - 7:.1f},{cy:.1f}h14M{cx:.1f},{cy - 7:.1f}v14"><title>chosen</title></path>'
-        + "".join(
-            f'<text x="{px(v):.1f}" y="{bottom + 16}" text-anchor="middle">{v * 100:+.3g}</text>'
-            f'<text x="{left - 6}" y="{py(v) + 4:.1f}" text-anchor="end">{v * 100:+.3g}</text>'
-            for v in (-landscape.span, landscape.span)
-        )
-        + f'<text class="axis" x="{px(0)}" y="{bottom + 32}" text-anchor="middle">{escape(landscape.axes[0])} [cm]</text>'
-        f'<text class="axis" x="{left - 10}" y="{py(0)}" text-anchor="middle" '
-        f'transform="rotate(-90 {left - 10} {py(0)})">{escape(landscape.axes[1])} [cm]</text>'
-        "</svg>"
-    )

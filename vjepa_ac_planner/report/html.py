@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no request leaves it, light and dark, readable without its script."""
+"""The report as one page: self-contained, light and dark, readable without its script."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from importlib.resources import files
 
 import numpy as np
 
-from vjepa_ac_planner.report.charts import Series, color_bar, data_uri, heat_map, line_chart
+from vjepa_ac_planner.report import heatmap
+from vjepa_ac_planner.report.charts import Series, line_chart
+from vjepa_ac_planner.report.images import data_uri
+from vjepa_ac_planner.report.overlay import legend, overlay
 from vjepa_ac_planner.report.records import Image, Landscape, Points, Report, StepRecord
 
 
@@ -64,31 +67,33 @@ def _header(report: Report) -> str:
         f"<div><b>{v} <small>{u}</small></b><span>{label}</span></div>" for v, u, label in tiles
     )
     return (
-        f'<header><p class="eyebrow">vjepa_ac_planner &middot; {escape(report.task)} &middot; seed {report.seed} '
-        f"&middot; model {escape(report.model)} &middot; preset {escape(report.preset)}</p>"
-        f"<h1>{verdict}: {_cm(start)} cm &rarr; {_cm(final)} cm in {count} step{'s' if count != 1 else ''}</h1>"
-        '<p class="lead">A simulated Franka Panda, one camera, one goal image. A world model imagines what candidate '
-        "actions would look like; the sequence whose imagined future lies nearest to the goal is found by CEM, its first "
-        f"action is carried out, and everything is planned again. It ended because {escape(report.stop_reason)}.</p>"
+        f'<header><p class="eyebrow">vjepa_ac_planner &middot; {escape(report.task)} &middot; '
+        f"seed {report.seed} &middot; model {escape(report.model)} &middot; "
+        f"preset {escape(report.preset)}</p>"
+        f"<h1>{verdict}: {_cm(start)} cm &rarr; {_cm(final)} cm in {count} step{'s' * (count != 1)}</h1>"
+        '<p class="lead">A simulated Franka Panda, one camera, one goal image. A world model imagines what '
+        "candidate actions would look like; the sequence whose imagined future lies nearest to the goal is "
+        "found by CEM, its first action is carried out, and everything is planned again. "
+        f"It ended because {escape(report.stop_reason)}.</p>"
         f'<div class="tiles">{cells}</div></header>'
     )
 
 
-def _picture(image: Image, overlay: str = "", inset: Image | None = None, alt: str = "") -> str:
+def _picture(image: Image, marks: str = "", inset: Image | None = None, alt: str = "") -> str:
     extra = (
         f'<img class="inset" alt="as the model sees it" src="{data_uri(inset, "png")}">'
         if inset is not None
         else ""
     )
-    return f'<div class="view"><img alt="{escape(alt)}" src="{data_uri(image)}">{extra}{overlay}</div>'
+    return f'<div class="view"><img alt="{escape(alt)}" src="{data_uri(image)}">{extra}{marks}</div>'
 
 
 def _task(report: Report) -> str:
     views = report.model_views
     side = next(iter(views.values())).shape[1] if views else 0
     inset = (
-        f" The small pictures are what the model receives, {side}&times;{side} pixels; the large ones show the same moments "
-        "through the same camera at a higher resolution, for you."
+        f" The small pictures are what the model receives, {side}&times;{side} pixels; the large ones show "
+        "the same moments through the same camera at a higher resolution, for you."
         if side
         else ""
     )
@@ -98,51 +103,17 @@ def _task(report: Report) -> str:
         ("final", report.final_image, "End", f"{_cm(report.final_distance)} cm from the goal"),
     ]
     pictures = "".join(
-        f"<figure id={key}>{_picture(image, inset=views.get(key), alt=name)}<figcaption><b>{name}</b>, {text}</figcaption></figure>"
+        f"<figure id={key}>{_picture(image, inset=views.get(key), alt=name)}"
+        f"<figcaption><b>{name}</b>, {text}</figcaption></figure>"
         for key, image, name, text in figures
     )
     return (
         "<section><h2>The task</h2>"
-        '<p class="note">The planner sees camera images and the arm&rsquo;s own pose. It is never told where the goal is: '
-        f"distances on this page are measured by the simulator, for the reader.{inset}</p>"
+        '<p class="note">The planner sees camera images and the arm&rsquo;s own pose. It is never told '
+        "where the goal is: distances on this page are measured by the simulator, for the reader."
+        f"{inset}</p>"
         f'<div class="triple">{pictures}</div></section>'
     )
-
-
-def _points(points: Points) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _overlay(report: Report, trail: Points, path: Points | None) -> str:
-    """Where the fingertips have been, where the plan expects them to go, and where the goal lies."""
-    height, width = report.goal_image.shape[:2]
-    u = width / 512  # strokes keep their weight whatever the resolution
-    gx, gy = report.goal_pixel
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" fill="none" stroke-linecap="round" stroke-linejoin="round">'
-        f'<circle cx="{gx:.1f}" cy="{gy:.1f}" r="{13 * u:.1f}" stroke="#000" stroke-opacity=".45" stroke-width="{5 * u:.1f}"/>'
-        f'<circle cx="{gx:.1f}" cy="{gy:.1f}" r="{13 * u:.1f}" stroke="#ff5c8a" stroke-width="{3 * u:.1f}"/>'
-    ]
-    if len(trail) > 1:
-        parts.append(
-            f'<polyline points="{_points(trail)}" stroke="#000" stroke-opacity=".4" stroke-width="{5 * u:.1f}"/>'
-            f'<polyline points="{_points(trail)}" stroke="#fff" stroke-width="{2.6 * u:.1f}"/>'
-        )
-    parts.extend(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4 * u:.1f}" fill="#fff" stroke="#000" stroke-opacity=".5" stroke-width="{u:.1f}"/>'
-        for x, y in trail
-    )
-    if path is not None and np.isfinite(path).all():
-        parts.append(
-            f'<polyline points="{_points(path)}" stroke="#000" stroke-opacity=".5" stroke-width="{7 * u:.1f}"/>'
-            f'<polyline points="{_points(path)}" stroke="#ffd400" stroke-width="{4 * u:.1f}"/>'
-        )
-        parts.extend(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5.5 * u:.1f}" fill="#ffd400" stroke="#000" stroke-opacity=".6" '
-            f'stroke-width="{1.2 * u:.1f}"/>'
-            for x, y in path[1:]
-        )
-    return "".join(parts) + "</svg>"
 
 
 def _numbers(rows: Iterable[tuple[str, str]]) -> str:
@@ -158,12 +129,17 @@ def _step(report: Report, k: int, step: StepRecord) -> str:
         ("planned in", f"{step.plan_seconds * 1000:.0f} ms"),
         ("command", command),
     ]
-    overlay = _overlay(report, report.trail[: k + 1], step.path)
+    marks = _marks(report, report.trail[: k + 1], step.path)
     return (
-        f"<figure>{_picture(step.image, overlay, alt=f'step {k}')}"
+        f"<figure>{_picture(step.image, marks, alt=f'step {k}')}"
         f"<figcaption><span>step {k}</span><span>{_cm(step.distance)} cm</span></figcaption>"
         f'<div class="detail"><h3>Step {k}</h3>{_numbers(rows)}</div></figure>'
     )
+
+
+def _marks(report: Report, trail: Points, path: Points | None = None) -> str:
+    height, width = report.goal_image.shape[:2]
+    return overlay((width, height), report.goal_pixel, trail, path)
 
 
 def _run(report: Report) -> str:
@@ -175,27 +151,17 @@ def _run(report: Report) -> str:
         ]
     )
     sheet += (
-        f"<figure>{_picture(report.final_image, _overlay(report, report.trail, None), alt='end')}"
+        f"<figure>{_picture(report.final_image, _marks(report, report.trail), alt='end')}"
         f"<figcaption><span>end</span><span>{_cm(report.final_distance)} cm</span></figcaption>"
         f'<div class="detail"><h3>End</h3>{end}</div></figure>'
-    )
-    mark = '<svg viewBox="0 0 26 14" fill="none" stroke-linecap="round">'
-    legend = (
-        '<ul class="legend">'
-        f'<li>{mark}<path d="M2 7h18" stroke="#000" stroke-opacity=".5" stroke-width="5"/><path d="M2 7h18" stroke="#ffd400" '
-        'stroke-width="3"/><circle cx="20" cy="7" r="4" fill="#ffd400" stroke="#000" stroke-opacity=".6"/></svg>'
-        "where the plan expects the fingertips to go</li>"
-        f'<li>{mark}<path d="M2 7h22" stroke="#000" stroke-opacity=".4" stroke-width="5"/><path d="M2 7h22" stroke="#fff" '
-        'stroke-width="2.6"/></svg>where they have been</li>'
-        f'<li>{mark}<circle cx="13" cy="7" r="5" stroke="#ff5c8a" stroke-width="2.4"/></svg>'
-        "where the goal lies (for you; the planner does not know)</li></ul>"
     )
     return (
         "<section><h2>The run</h2>"
         '<p class="note">Every step as the camera saw it when the plan was made.</p>'
-        '<div class="player" hidden><div><div class="stage"></div><div class="controls"><button type="button">Play</button>'
+        '<div class="player" hidden><div><div class="stage"></div>'
+        '<div class="controls"><button type="button">Play</button>'
         '<input type="range" min="0" value="0" step="1" aria-label="step"></div></div>'
-        f'<div class="panel"><div class="now"></div><div class="goal"></div>{legend}</div></div>'
+        f'<div class="panel"><div class="now"></div><div class="goal"></div>{legend()}</div></div>'
         f'<div class="sheet">{sheet}</div></section>'
     )
 
@@ -259,7 +225,8 @@ def _charts(report: Report) -> str:
         ("Time to plan", "ms, encoding and optimisation", "", seconds),
     ]
     body = "".join(
-        f'<figure><h3>{name}</h3><figcaption>{text}</figcaption><div class="keys">{keys}</div>{chart}</figure>'
+        f"<figure><h3>{name}</h3><figcaption>{text}</figcaption>"
+        f'<div class="keys">{keys}</div>{chart}</figure>'
         for name, text, keys, chart in figures
     )
     return f'<section><h2>What the planner thought</h2><div class="grid2">{body}</div></section>'
@@ -273,22 +240,17 @@ def _landscapes(landscapes: tuple[Landscape, ...]) -> str:
     if not landscapes:
         return ""
     figures = "".join(
-        f"<figure><h3>{escape(item.title)}</h3>{heat_map(item)}"
-        f'<div class="scale" style="background:{color_bar()}"></div>'
+        f"<figure><h3>{escape(item.title)}</h3>{heatmap.heat_map(item)}"
+        f'<div class="scale" style="background:{heatmap.color_bar()}"></div>'
         f'<div class="scale-ends"><span>{float(np.nanmin(item.energies)):.3f}</span><span>energy</span>'
         f"<span>{float(np.nanmax(item.energies)):.3f}</span></div></figure>"
         for item in landscapes
     )
-    marks = (
-        '<svg class="legend-mark" viewBox="0 0 22 14" width="22" height="14" style="vertical-align:-2px">'
-        '<path class="chosen" d="M5 7h12M11 1v12"/></svg> what CEM chose &nbsp; '
-        '<svg class="legend-mark" viewBox="0 0 22 14" width="22" height="14" style="vertical-align:-2px;background:#30688e;'
-        'border-radius:3px"><circle class="truth" cx="11" cy="7" r="4.5"/></svg> the step that leads straight to the goal, seen in this plane'
-    )
     return (
         "<section><h2>The energy landscape</h2>"
-        '<p class="note">What the world model makes of every single step in a plane through the chosen action: light is near '
-        f"to the goal, dark is far, the centre is standing still. A useful model has its valley at the ring.<br>{marks}</p>"
+        '<p class="note">What the world model makes of every step in a plane through the chosen action: '
+        "light is near to the goal, dark is far, the centre is standing still. A useful model has its "
+        f"valley at the ring.<br>{heatmap.legend()}</p>"
         f'<div class="maps">{figures}</div></section>'
     )
 
@@ -323,8 +285,8 @@ def _episodes(report: Report) -> str:
     header = ["seed", "result", "start [cm]", "end [cm]", "steps", "median plan [ms]"]
     return (
         f"<section><h2>Other seeds: {reached} of {len(rows)} reached</h2>"
-        '<p class="note">The same task from other starts to other goals. For figures that mean something run '
-        "<code>vjepa-ac sim eval</code>.</p>"
+        '<p class="note">The same task from other starts to other goals. For figures that mean something '
+        "run <code>vjepa-ac sim eval</code>.</p>"
         f"{_table(header, rows, numeric=2)}</section>"
     )
 
@@ -344,5 +306,6 @@ def _footer(report: Report) -> str:
     )
     return (
         f"{limits}<section><h2>Reproduce</h2><pre>{escape(report.command)}</pre>"
-        f'<div class="columns"><div><h3>Time per plan</h3>{timings}</div><div><h3>Made with</h3>{versions}</div></div></section>'
+        f'<div class="columns"><div><h3>Time per plan</h3>{timings}</div>'
+        f"<div><h3>Made with</h3>{versions}</div></div></section>"
     )

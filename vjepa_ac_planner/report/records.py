@@ -35,7 +35,7 @@ class StepRecord:
     reason: str
     """Why the robot held; empty for a move."""
     path: Points
-    """[H + 1, 2] where the plan expects the fingertips to go, in pixels of ``image``; from where they are."""
+    """[H + 1, 2] where the plan expects the fingertips to go, from where they are [pixels of ``image``]."""
     best_energy: tuple[float, ...]
     """Least energy found by each optimiser iteration."""
     elite_energy: tuple[float, ...]

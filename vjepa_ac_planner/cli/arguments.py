@@ -1,0 +1,140 @@
+"""Arguments that several commands share, and values read from the command line: images, states, choices."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vjepa_ac_planner.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vjepa_ac_planner.types import Frame
+
+DEFAULT_MODEL = "panda-sim"
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, details: str = ""
+) -> argparse.ArgumentParser:
+    """Add one (sub)command; ``details`` is shown under its options, examples as they stand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def group(commands: Any, name: str, summary: str) -> Any:
+    """Add a command that only holds subcommands, and return where they are added."""
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    return parser.add_subparsers(title="commands", dest="subcommand", metavar="COMMAND", required=True)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the world model and where it runs."""
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help="a model that `vjepa-ac models list` shows, or a model folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="precision of the model (default: %(default)s, what suits the device)",
+    )
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """The planner preset; the model's own unless given."""
+    parser.add_argument("--preset", metavar="NAME", help="planner preset (default: the model's own)")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Where to write the machine-readable result."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} to FILE as JSON")
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """An integer of at least ``low``, for argparse."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, received {text!r}") from None
+        if value < low:
+            raise argparse.ArgumentTypeError(f"received {value}, allowed {low} and above")
+        return value
+
+    return parse
+
+
+def state_vector(text: str) -> np.ndarray:
+    """Seven numbers ``x,y,z,rx,ry,rz,g`` as a state [7], checked by RobotState.
+
+    Raises:
+        InputError: not seven numbers, or values outside their range.
+    """
+    import numpy as np
+
+    from vjepa_ac_planner.types import RobotState
+
+    parts = text.replace(",", " ").split()
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        raise InputError(f'--state: expected numbers "x,y,z,rx,ry,rz,g", received {text!r}') from None
+    if len(values) != 7:
+        raise InputError(
+            f"--state: expected 7 numbers x,y,z [m], rx,ry,rz [rad], gripper closedness 0..1; "
+            f"received {len(values)} in {text!r}"
+        )
+    return np.array(RobotState(np.array(values)).vector)
+
+
+def read_image(path: str | Path) -> Frame:
+    """An image file as a frame.
+
+    Raises:
+        InputError: no such file, not an image, or not 8-bit colour.
+    """
+    import cv2
+    import numpy as np
+
+    from vjepa_ac_planner.types import Frame
+
+    path = Path(path)
+    try:
+        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if data.size == 0:
+        raise InputError(f"{path}: is empty; expected a PNG or JPEG image")
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"{path}: is not an image, or is cut short; expected PNG, JPEG or the like")
+    if image.dtype != np.uint8:
+        raise InputError(f"{path}: expected 8 bits per channel, received {image.dtype}; convert it first")
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels != 3:
+        raise InputError(
+            f"{path}: expected 3 colour channels (RGB), received {channels}; "
+            "convert grey images, and drop an alpha channel, first"
+        )
+    try:
+        return Frame(np.ascontiguousarray(image[..., ::-1]), frame_id=path.name)  # OpenCV reads BGR
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
