@@ -85,7 +85,8 @@ class RolloutCache:
     (depth 24, dim 1024, S = 258, bf16) 25.4 MB per candidate and step.
 
     The tensors are allocated when the first step is stored, and not at all for a capacity of 1, where
-    there is no past to keep. A cache serves one rollout of one batch.
+    there is no past to keep. A cache serves one rollout of one batch, all of it with gradients enabled
+    or all of it without.
 
     Args:
         depth: number of blocks.
@@ -112,6 +113,12 @@ class _LayerStore:
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.capacity == 1:
+            return keys, values
+        if torch.is_grad_enabled():  # what autograd has saved must not be written over
+            if self.keys is not None and self.values is not None:
+                keys = torch.cat((self.keys, keys), dim=1)
+                values = torch.cat((self.values, values), dim=1)
+            self.keys, self.values = keys, values
             return keys, values
         if self.keys is None or self.values is None:
             shape = (keys.shape[0], self.capacity * keys.shape[1], *keys.shape[2:])
@@ -193,7 +200,7 @@ class ActionConditionedPredictor(nn.Module):
         """Predict the next latent, attending to the earlier steps of a rollout through ``cache``.
 
         Equal to the last step of :meth:`forward` on the whole rollout so far, at the cost of one step.
-        Without gradients: the cache is written in place.
+        Where gradients are enabled they flow through all steps (the cache is then grown by copying).
 
         Args:
             z: [B, N, D] normalised latents of this step; [1, N, D] when all candidates share it, which
