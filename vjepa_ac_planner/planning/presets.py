@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import site
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -85,7 +83,7 @@ def config_file(name: str) -> Path:
     Raises:
         ConfigError: it is in none of the places, which are listed.
     """
-    places = [folder / "config" / name for folder in _roots()]
+    places = list(dict.fromkeys(folder / "config" / name for folder in _roots()))
     for place in places:
         if place.is_file():
             return place
@@ -93,12 +91,13 @@ def config_file(name: str) -> Path:
 
 
 def _roots() -> Iterator[Path]:
+    """Folders that may hold ``config/``: the source tree, then ``share`` of everything installed above us."""
     package = Path(__file__).resolve().parents[1]
-    yield package.parent
-    # A workspace of colcon, a virtual environment or system, and `pip install --user`.
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    for prefix in (*filter(None, prefixes), sys.prefix, site.getuserbase()):
-        yield Path(prefix) / "share" / package.name
+    if (package.parent / "package.xml").is_file():  # a source tree, not site-packages
+        yield package.parent
+    workspaces = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    for prefix in (*workspaces, *package.parents):
+        yield prefix / "share" / package.name
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

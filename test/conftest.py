@@ -1,0 +1,44 @@
+"""What every part's tests share: the golden numbers and the golden model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Numbers computed by the reference implementation, by name."""
+    with np.load(DATA / "golden.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def mini_model():
+    """The model behind the golden numbers: published layout, small random weights, float32 on the CPU."""
+    from vjepa_ac_planner.models import ModelDescription
+    from vjepa_ac_planner.nn import checkpoint
+    from vjepa_ac_planner.nn.encoder import EncoderConfig
+    from vjepa_ac_planner.nn.predictor import PredictorConfig
+    from vjepa_ac_planner.world_model import WorldModel, choose_device
+
+    path = DATA / "mini-ac.pt"
+    description = ModelDescription(
+        name="mini-ac",
+        summary="Small random weights in the published layout.",
+        encoder=EncoderConfig(image_size=64, dim=128, depth=2, heads=2),
+        predictor=PredictorConfig(latent_dim=128, dim=128, depth=2, heads=2, grid=(4, 4)),
+        workspace=((0.3, -0.3, 0.1), (0.7, 0.3, 0.6)),
+    )
+    device = choose_device("cpu")
+    weights = checkpoint.read_weights(path)
+    import torch
+
+    modules = checkpoint.load(
+        weights, description.encoder, description.predictor, device, torch.float32, str(path)
+    )
+    return WorldModel(description, *modules)
