@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -295,8 +294,7 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.json"
     _check_manifest(manifest, config)
-    shards = range(0, config.episodes, config.shard_episodes)
-    todo = [i for i, _ in enumerate(shards) if not _shard_path(out, i, "states").exists()]
+    todo = [i for i in range(_shards(config)) if not _shard_path(out, i, "states").exists()]
     with (
         ProcessPoolExecutor(
             min(config.processes, max(1, len(todo))),
@@ -313,7 +311,7 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    _write_manifest(manifest, config, len(shards), complete=True)
+    _write_manifest(manifest, config, complete=True)
     return manifest
 
 
@@ -328,6 +326,10 @@ def _worker_threads() -> None:
 @lru_cache(maxsize=1)
 def _worker_sim(config: SimConfig) -> PandaSim:
     return PandaSim(config)
+
+
+def _shards(config: CollectConfig) -> int:
+    return -(-config.episodes // config.shard_episodes)
 
 
 def _shard_seeds(config: CollectConfig, index: int) -> range:
@@ -356,9 +358,15 @@ def _collect_shard(config: CollectConfig, index: int, out: str) -> int:
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as file:
+    partial = _partial(path)
+    with partial.open("wb") as file:
         np.save(file, array)
-    os.replace(file.name, path)
+    os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written before it is complete; one name per process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _identity(config: CollectConfig) -> dict[str, Any]:
@@ -377,15 +385,15 @@ def _check_manifest(path: Path, config: CollectConfig) -> None:
                 f"{path.parent}: holds data collected with other {', '.join(differing)}; "
                 "choose another folder, or delete this one"
             )
-    _write_manifest(path, config, 0, complete=False)
+    _write_manifest(path, config, complete=False)
 
 
-def _write_manifest(path: Path, config: CollectConfig, shards: int, *, complete: bool) -> None:
+def _write_manifest(path: Path, config: CollectConfig, *, complete: bool) -> None:
     import mujoco
 
     content = {
         "complete": complete,
-        "shards": shards,
+        "shards": _shards(config),
         "behaviours": BEHAVIOURS,
         "config": to_mapping(config),
         "seeds": [config.first_seed, config.first_seed + config.episodes - 1],
@@ -395,11 +403,9 @@ def _write_manifest(path: Path, config: CollectConfig, shards: int, *, complete:
             "mujoco": mujoco.__version__,
         },
     }
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".partial-", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(content, file, indent=2)
-    os.replace(file.name, path)
+    partial = _partial(path)
+    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +142,9 @@ def _cached(link: str, source: bytes, faces: int) -> bytes:
     data = write_stl(decimate(read_stl(source), faces))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_bytes(data)
+        os.replace(partial, path)
     except OSError:
         pass  # A read-only home costs half a second at each start, nothing more.
     return data

@@ -32,29 +32,49 @@ def reach(sim: PandaSim, state: Vector, *, max_step: float = MAX_STEP) -> Script
     yield from _go(sim, state[:3], yaw_of(state), float(state[6]), tolerance=0.002, max_step=max_step)
 
 
-def grasp(sim: PandaSim, name: str, *, lift: bool = True) -> Script:
-    """Above the object, down, close, and (with ``lift``) up."""
-    yaw = sim.objects()[name].yaw if name == "box" else yaw_of(sim.state())
+def grasp(sim: PandaSim, name: str, *, lift: bool = True, align: bool = True) -> Script:
+    """Above the object, down, close, and (with ``lift``) up.
+
+    Args:
+        sim: the simulation.
+        name: ``cup`` or ``box``.
+        lift: whether to lift the object.
+        align: whether to turn the hand as the box is turned; else it keeps its yaw.
+    """
+    yaw = sim.objects()[name].yaw if name == "box" and align else yaw_of(sim.state())
     yield from _go(sim, _over(sim, name, CARRY_HEIGHT), yaw, 0.0, tolerance=0.01)
     yield from _go(sim, _over(sim, name, GRASP_HEIGHT), yaw, 0.0, tolerance=0.006)
     hold = sim.state()
     for _ in range(3):
         yield down_state(hold[:3], yaw=yaw, gripper=1.0)
     if lift:
-        above = np.array([hold[0], hold[1], CARRY_HEIGHT + TCP_OFFSET])
-        yield from _go(sim, above, yaw, 1.0, tolerance=0.01)
+        yield from _go(sim, _above(hold, CARRY_HEIGHT), yaw, 1.0, tolerance=0.01)
 
 
-def place(sim: PandaSim, spot: tuple[float, float]) -> Script:
-    """From a held object: over the spot, down, open, up."""
-    yaw = yaw_of(sim.state())
-    high = np.array([*spot, CARRY_HEIGHT + TCP_OFFSET])
-    low = np.array([*spot, GRASP_HEIGHT + 0.003 + TCP_OFFSET])
-    yield from _go(sim, high, yaw, 1.0, tolerance=0.006)
+def carry(sim: PandaSim, spot: tuple[float, float]) -> Script:
+    """A held object up and over a spot on the table."""
+    state = sim.state()
+    yaw = yaw_of(state)
+    if state[2] < CARRY_HEIGHT + TCP_OFFSET - 0.02:
+        yield from _go(sim, _above(state, CARRY_HEIGHT), yaw, 1.0, tolerance=0.01)
+    yield from _go(sim, _at(spot, CARRY_HEIGHT), yaw, 1.0, tolerance=0.006)
+
+
+def put_down(sim: PandaSim, spot: tuple[float, float], yaw: float | None = None) -> Script:
+    """From over the spot: down, and open."""
+    yaw = yaw_of(sim.state()) if yaw is None else yaw
+    low = _at(spot, GRASP_HEIGHT + 0.003)
     yield from _go(sim, low, yaw, 1.0, tolerance=0.005)
     for _ in range(2):
         yield down_state(low, yaw=yaw, gripper=0.0)
-    yield from _go(sim, high, yaw, 0.0, tolerance=0.01)
+
+
+def place(sim: PandaSim, spot: tuple[float, float]) -> Script:
+    """From a held and lifted object: over the spot, down, open, up."""
+    yaw = yaw_of(sim.state())
+    yield from carry(sim, spot)
+    yield from put_down(sim, spot, yaw)
+    yield from _go(sim, _at(spot, CARRY_HEIGHT), yaw, 0.0, tolerance=0.01)
 
 
 def push(sim: PandaSim, name: str, direction: float, distance: float) -> Script:
@@ -76,10 +96,20 @@ def yaw_of(state: Vector) -> float:
     return float(state[5] - down_state(np.zeros(3))[5])
 
 
+def _at(spot: tuple[float, float], height: float) -> Vector:
+    """Position of link8 [3] with the TCP ``height`` above a spot on the table."""
+    return np.array([*spot, height + TCP_OFFSET])
+
+
+def _above(state: Vector, height: float) -> Vector:
+    """Position of link8 [3] straight above a state, with the TCP ``height`` above the table."""
+    return np.array([state[0], state[1], height + TCP_OFFSET])
+
+
 def _over(sim: PandaSim, name: str, height: float) -> Vector:
     """Position of link8 [3] with the TCP ``height`` above the table at the object's place."""
     x, y, _ = sim.objects()[name].position
-    return np.array([x, y, height + TCP_OFFSET])
+    return _at((x, y), height)
 
 
 def _go(

@@ -177,6 +177,13 @@ class PandaSim:
             poses[name] = ObjectPose((x, y, z), float(yaw))
         return poses
 
+    def holding(self, name: str) -> bool:
+        """Whether both fingers touch the object."""
+        geom = self._model.geom(name).id
+        pads = {self._model.geom(f"{side}_pad").id for side in ("left", "right")}
+        touching = {frozenset(pair) for pair in self._data.contact.geom.tolist()}
+        return all(frozenset((geom, pad)) in touching for pad in pads)
+
     def observe(self) -> Observation:
         """The camera image and the flange state at this moment."""
         return Observation(
