@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from threading import Event
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_zero_mean_and_kept_elites_are_candidates():
     for actions in seen:
         assert (actions == 0).all(dim=(1, 2)).any()
     assert (seen[0] == torch.tensor([0.02, 0.02, 0.02, 0, 0, 0, 0.02])).all(dim=(1, 2)).any()
-    for earlier, later in zip(seen, seen[1:], strict=False):
+    for earlier, later in pairwise(seen):
         for elite in earlier[quadratic(earlier).argsort()[:3]]:
             assert (later == elite).all(dim=(1, 2)).any()
     best = [step.best_energy for step in result.iterations]
@@ -166,7 +167,9 @@ def test_zero_mean_and_kept_elites_are_candidates():
 
 
 def test_best_answer_is_the_best_candidate_seen():
-    result = optimise(replace(SMALL, answer="best"), space=ActionSpace(SearchConfig(gripper_dead_zone=0), 1))
+    result = optimise(
+        replace(SMALL, answer="best"), space=ActionSpace(SearchConfig(gripper_dead_zone=0), 1)
+    )
     assert quadratic(result.actions[None]).item() == pytest.approx(
         min(step.best_energy for step in result.iterations), rel=1e-5
     )

@@ -89,7 +89,10 @@ def test_the_chunk_does_not_change_one_bit_with_the_real_predictor_on_cpu(golden
 
 @pytest.mark.parametrize(
     "message",
-    ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory: you tried"],
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "DefaultCPUAllocator: can't allocate memory: you tried",
+    ],
 )
 def test_out_of_memory_halves_until_it_fits_and_remembers(message):
     world = Drift(fits=5, message=message)

@@ -6,6 +6,7 @@ together with a :class:`Finding` for everything it had to change. Poses are [7] 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -182,9 +183,9 @@ def _shortened(
     """The action [7] cut to what ``seconds`` allow, direction and axis kept."""
     action = action.copy()
     bound = limits.translation(seconds)
-    length = float(np.linalg.norm(action[:3]))
+    length = math.hypot(*action[:3])
     if length > bound:
-        # Divided first: the length of a huge vector times anything may overflow.
+        # Huge numbers overflow to an infinite length, and have no direction worth keeping.
         action[:3] = action[:3] / length * bound if np.isfinite(length) else 0.0
         findings.append(Finding("max_translation", f"{length:.3f} m", f"{bound:.3f} m", "limited"))
     bound = limits.rotation(seconds)
