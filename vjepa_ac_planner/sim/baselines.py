@@ -1,0 +1,109 @@
+"""What a planner must beat: random actions, and pixels instead of latents.
+
+Both stand in for :class:`~vjepa_ac_planner.planning.planner.Planner` or its model, so that loop, safety
+layer, optimiser and goals are the very same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vjepa_ac_planner import geometry
+from vjepa_ac_planner.planning.optimiser import Cancel
+from vjepa_ac_planner.preprocess import frames_to_pixels
+from vjepa_ac_planner.sim.panda import WORKSPACE, ObjectPose, PandaSim
+from vjepa_ac_planner.types import Frame, Goal, Observation, Plan
+
+
+class RandomPlanner:
+    """Translations drawn uniformly from the planner's box, staying in the workspace.
+
+    Args:
+        max_step: largest change along each axis [m].
+    """
+
+    def __init__(self, max_step: float = 0.075) -> None:
+        self.max_step = max_step
+
+    def plan(
+        self,
+        observation: Observation,
+        goal: Goal | Tensor,
+        *,
+        warm_start: Plan | None = None,
+        deadline_s: float | None = None,
+        cancel: Cancel | None = None,
+        seed: int | None = None,
+    ) -> Plan:
+        """A random action, presented as an improvement so that it is carried out."""
+        state = observation.state.vector
+        move = np.random.default_rng(seed).uniform(-self.max_step, self.max_step, 3)
+        action = np.zeros(7)
+        action[:3] = WORKSPACE.clip(state[:3] + move) - state[:3]
+        following = geometry.step(torch.from_numpy(state.copy()), torch.from_numpy(action)).numpy()
+        return Plan(
+            actions=action[None],
+            predicted_states=np.stack([state, following]),
+            energy=0.0,
+            zero_energy=1.0,
+            current_energy=1.0,
+            iterations=(),
+            evaluations=0,
+            seed=seed,
+            stop_reason="iterations",
+            stamp=observation.frame.stamp,
+        )
+
+
+@dataclass(frozen=True)
+class PixelDescription:
+    """The part of a model's description that the planner reads."""
+
+    workspace: tuple[tuple[float, float, float], tuple[float, float, float]] = (
+        WORKSPACE.low,
+        WORKSPACE.high,
+    )
+
+
+class PixelOracleModel:
+    """A "world model" whose latent is the image itself, and whose prediction is a rendering.
+
+    It knows the true outcome of every action: it puts a second simulation at the imagined pose, with the
+    objects where they really are, and renders it. No learned pixel predictor can do better, so this is
+    an upper bound for energies in pixel space; it is far too slow to plan many candidates.
+
+    Args:
+        imagination: a simulation of its own, with the camera of the real one.
+        objects: where the objects really stand.
+        image_size: side of the preprocessed frame [pixels], as the compared model has it.
+    """
+
+    def __init__(self, imagination: PandaSim, objects: Mapping[str, ObjectPose], image_size: int) -> None:
+        self._sim, self._objects, self._size = imagination, dict(objects), image_size
+        self.device = torch.device("cpu")
+        self.description: Any = PixelDescription()
+
+    def encode(self, images: Sequence[Frame]) -> Tensor:
+        """Frames -> [B, S * S, 3] normalised pixels."""
+        return frames_to_pixels(images, self._size, self.device).flatten(2).mT.contiguous()
+
+    def rollout(self, z0: Tensor, s0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """z0 [N, D], s0 [7], actions [K, H, 7] -> true images [K, H, N, D], states [K, H + 1, 7]."""
+        states = geometry.integrate(s0.double(), actions.double())  # [K, H + 1, 7]
+        latents = [
+            torch.cat([self.encode([self._imagine(state)]) for state in sequence[1:]])
+            for sequence in states
+        ]
+        return torch.stack(latents), states.to(s0.dtype)
+
+    def _imagine(self, state: Tensor) -> Frame:
+        vector = state.numpy().copy()
+        vector[:3] = WORKSPACE.clip(vector[:3])
+        self._sim.reset_to(vector, self._objects)
+        return Frame(self._sim.render())
