@@ -1,0 +1,1 @@
+"""Training: play data to a frozen encoder and an action-conditioned predictor, in resumable stages."""

@@ -1,0 +1,131 @@
+"""Play data in memory, and the batches that training draws from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vjepa_ac_planner import geometry
+from vjepa_ac_planner.errors import InputError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of short clips cut from episodes."""
+
+    images: Tensor
+    """[B, T, S, S, 3] uint8, or latents [B, T, N, D] where the data holds those."""
+    states: Tensor
+    """[B, T, 7] float32."""
+    actions: Tensor
+    """[B, T - 1, 7] float32, measured: the change from one state to the next."""
+
+
+class PlayData:
+    """Episodes of equal length, read from the shards of a folder.
+
+    Args:
+        images: [E, T, S, S, 3] uint8 RGB.
+        states: [E, T, 7].
+
+    Raises:
+        InputError: shapes that do not fit, or states that are not finite.
+    """
+
+    def __init__(self, images: npt.NDArray[np.uint8], states: npt.NDArray[np.float32]) -> None:
+        if images.ndim != 5 or images.dtype != np.uint8 or states.shape != (*images.shape[:2], 7):
+            raise InputError(
+                f"play data: expected images [E, T, S, S, 3] uint8 with states [E, T, 7], received "
+                f"{images.shape} {images.dtype} with {states.shape}"
+            )
+        if not np.isfinite(states).all():
+            raise InputError("play data: some states are not finite; collect the data again")
+        self.images = torch.from_numpy(images)
+        self.states = torch.from_numpy(np.asarray(states, dtype=np.float32))
+        exact = self.states.double()
+        self.actions = geometry.diff(exact[:, :-1], exact[:, 1:]).float()
+
+    @classmethod
+    def load(cls, folder: str | Path, *, episodes: int | None = None) -> PlayData:
+        """Read all shards of a folder (``*-images.npy`` beside ``*-states.npy``) into memory.
+
+        Raises:
+            InputError: no shards, or shards that do not fit together.
+        """
+        folder = Path(folder)
+        names = sorted(folder.glob("*-images.npy"))
+        if not names:
+            raise InputError(
+                f"{folder}: holds no play data (*-images.npy); make some with: vjepa-ac train collect"
+            )
+        images = [np.load(name, mmap_mode="r") for name in names]
+        states = [np.load(str(name).replace("-images.npy", "-states.npy")) for name in names]
+        if len({part.shape[1:] for part in images}) != 1:
+            raise InputError(f"{folder}: holds shards of different sizes; collect into separate folders")
+        return cls(np.concatenate(images)[:episodes], np.concatenate(states)[:episodes])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def length(self) -> int:
+        """T, frames of an episode."""
+        return self.images.shape[1]
+
+    def windows(
+        self,
+        count: int,
+        length: int,
+        generator: torch.Generator,
+        *,
+        per_episode: int = 1,
+        source: Tensor | None = None,
+    ) -> Windows:
+        """Draw clips at random; with ``per_episode`` > 1, that many from each drawn episode.
+
+        Args:
+            count: number of episodes drawn; B = count * per_episode, clips of one episode together.
+            length: frames of a clip.
+            generator: source of chance, on the CPU.
+            per_episode: clips from each drawn episode.
+            source: [E, T, ...] what to cut in place of the images, such as their latents.
+
+        Raises:
+            InputError: clips longer than the episodes.
+        """
+        if not 2 <= length <= self.length:
+            raise InputError(f"clip length: received {length}, allowed 2 .. {self.length} (an episode)")
+        episode = torch.randint(len(self), (count, 1), generator=generator).expand(-1, per_episode)
+        last = self.length - length + 1
+        start = torch.randint(last, (count, per_episode), generator=generator)
+        episode, start = episode.flatten(), start.flatten()
+        steps = start[:, None] + torch.arange(length)  # [B, T]
+        row = episode[:, None]
+        return Windows(
+            (self.images if source is None else source)[row, steps],
+            rewrap_roll(self.states[row, steps], generator),
+            self.actions[row, steps[:, :-1]],
+        )
+
+
+def rewrap_roll(states: Tensor, generator: torch.Generator) -> Tensor:
+    """Write the roll of half the clips with the other sign (plus or minus 2 pi): the same rotation.
+
+    The roll of a gripper that points down sits at the seam of +-pi, where measurement noise decides
+    its sign; this teaches the predictor that the two mean the same.
+
+    Args:
+        states: [B, T, 7].
+        generator: source of chance, on the CPU.
+    """
+    roll = states[..., 3]
+    clip = torch.rand(len(states), 1, generator=generator) < 0.5
+    step = torch.rand(roll.shape, generator=generator) < 0.5
+    near_seam = roll.abs() > 0.5 * torch.pi
+    flipped = torch.where(clip & step & near_seam, roll - 2 * torch.pi * roll.sign(), roll)
+    return torch.cat([states[..., :3], flipped[..., None], states[..., 4:]], dim=-1)

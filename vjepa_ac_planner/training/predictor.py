@@ -1,0 +1,108 @@
+"""Stage 3: the action-conditioned predictor on latents of the frozen encoder, as for V-JEPA 2-AC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vjepa_ac_planner.config import check_range
+from vjepa_ac_planner.nn.encoder import FrameEncoder
+from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
+from vjepa_ac_planner.preprocess import preprocess
+from vjepa_ac_planner.training.data import PlayData
+from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
+from vjepa_ac_planner.training.losses import prediction_loss
+from vjepa_ac_planner.training.scaling import InputScales, scale_inputs
+
+
+@dataclass(frozen=True)
+class PredictorTraining:
+    """The configuration of stage 3.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    predictor: PredictorConfig
+    scales: InputScales = field(default_factory=InputScales)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    batch: int = 64
+    """Clips in a batch."""
+    clip_length: int = 4
+    rollout_steps: int = 2
+    evaluate_every: int = 500
+
+    def __post_init__(self) -> None:
+        check_range("batch", self.batch, 1, 65536)
+        check_range("rollout_steps", self.rollout_steps, 1, 16)
+        check_range("clip_length", self.clip_length, self.rollout_steps + 1, 64)
+
+
+@torch.no_grad()
+def encode_frames(encoder: FrameEncoder, data: PlayData, batch: int = 256) -> Tensor:
+    """Latents of all frames, [E, T, N, D] in half precision (their values lie within a few units)."""
+    encoder.eval()
+    frames = data.images.flatten(0, 1)
+    size, tokens, dim = encoder.config.image_size, encoder.config.tokens, encoder.config.dim
+    latents = torch.empty(len(frames), tokens, dim, dtype=torch.float16)
+    for start in range(0, len(frames), batch):
+        part = slice(start, start + batch)
+        latents[part] = encoder(preprocess(frames[part], size)).to(torch.float16)
+    return latents.unflatten(0, data.images.shape[:2])
+
+
+class PredictorStage:
+    """The stage for :func:`~vjepa_ac_planner.training.loop.optimise`."""
+
+    def __init__(
+        self, config: PredictorTraining, data: PlayData, latents: Tensor, start: dict[str, Tensor] | None
+    ) -> None:
+        torch.manual_seed(config.loop.seed)
+        self.config, self.data, self.latents = config, data, latents
+        self.predictor = scale_inputs(ActionConditionedPredictor(config.predictor), config.scales)
+        if start is not None:
+            self.predictor.load_state_dict(start)
+        self.modules = {"predictor": self.predictor}
+
+    def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Teacher forcing plus rollout."""
+        config = self.config
+        batch = self.data.windows(config.batch, config.clip_length, generator, source=self.latents)
+        z = batch.images.float()
+        loss = prediction_loss(self.predictor, z, batch.states, batch.actions, config.rollout_steps)
+        copy = (z[:, 1:] - z[:, :-1]).abs().mean()
+        return loss.total, {"one_step": loss.teacher_forcing, "rollout": loss.rollout, "copy": copy}
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to do."""
+
+
+def train_predictor(
+    config: PredictorTraining,
+    data: PlayData,
+    encoder: FrameEncoder,
+    start: dict[str, Tensor] | None,
+    folder: Path,
+    evaluate: Callable[[PredictorStage], dict[str, float]] | None = None,
+) -> None:
+    """Run stage 3 from the predictor of stage 2 (or from chance for None); resumes where it stopped."""
+    stage = PredictorStage(config, data, encode_frames(encoder, data), start)
+    optimise(
+        stage,
+        config.loop,
+        folder,
+        config,
+        evaluate=(lambda: evaluate(stage)) if evaluate else None,
+        evaluate_every=config.evaluate_every,
+    )
+
+
+def trained_predictor(config: PredictorTraining, folder: Path) -> ActionConditionedPredictor:
+    """The predictor of stage 3, with its input scales still unfolded."""
+    predictor = scale_inputs(ActionConditionedPredictor(config.predictor), config.scales)
+    predictor.load_state_dict(load_modules(folder / "state.pt")["predictor"])
+    return predictor.eval()

@@ -1,0 +1,112 @@
+"""The stages as commands: read what the stage before left in the run folder, train, leave the next.
+
+A run folder holds ``encoder/``, ``joint/`` and ``predictor/`` (a checkpoint and metrics each).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.nn.encoder import FrameEncoder
+from vjepa_ac_planner.training.data import PlayData
+from vjepa_ac_planner.training.encoder import pretrained_encoder, train_encoder
+from vjepa_ac_planner.training.evaluate import (
+    baseline_figures,
+    encoder_figures,
+    held_out,
+    prediction_errors,
+)
+from vjepa_ac_planner.training.export import export_model
+from vjepa_ac_planner.training.joint import joint_modules, train_joint
+from vjepa_ac_planner.training.predictor import train_predictor, trained_predictor
+from vjepa_ac_planner.training.recipe import Recipe
+
+QUICK_EPISODES = 60
+"""Held-out episodes, and clips of them, for the figures logged during training."""
+
+
+def run_encoder(recipe: Recipe, data: Path, run: Path) -> None:
+    """Stage 1, mask-denoising."""
+    train_encoder(recipe.encoder, _play(data, recipe), run / "encoder")
+
+
+def run_joint(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
+    """Stage 2, from the encoder of stage 1."""
+    figures = held_out(PlayData.load(test, episodes=QUICK_EPISODES), QUICK_EPISODES)
+    train_joint(
+        recipe.joint,
+        _play(data, recipe),
+        pretrained_encoder(run / "encoder"),
+        run / "joint",
+        lambda stage: figures(stage.encoder, stage.predictor),
+    )
+
+
+def run_predictor(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
+    """Stage 3, on the frozen encoder of stage 2 and from its predictor."""
+    encoder = frozen_encoder(recipe, run)
+    quick = PlayData.load(test, episodes=QUICK_EPISODES)
+    _, latents = encoder_figures(encoder, quick)
+    train_predictor(
+        recipe.predictor,
+        _play(data, recipe),
+        encoder,
+        joint_modules(run / "joint")["predictor"],
+        run / "predictor",
+        lambda stage: prediction_errors(
+            stage.predictor, latents, quick, clips=QUICK_EPISODES
+        ),
+    )
+
+
+def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
+    """All figures on all held-out episodes, the encoder of stage 1 and the baselines beside them."""
+    data = PlayData.load(test)
+    encoder = frozen_encoder(recipe, run)
+    result, latents = encoder_figures(encoder, data)
+    predictor = trained_predictor(recipe.predictor, run / "predictor")
+    errors = prediction_errors(predictor, latents, data)
+
+    young = FrameEncoder(recipe.model.encoder)
+    young.vit.load_state_dict(pretrained_encoder(run / "encoder"))
+    after_masking, _ = encoder_figures(young, data)
+    torch.manual_seed(recipe.encoder.loop.seed)
+    baselines = baseline_figures(FrameEncoder(recipe.model.encoder), data)
+    return {
+        **result,
+        **errors,
+        **baselines,
+        "ranking_masked_encoder": after_masking["ranking"],
+        "probe_m_masked_encoder": after_masking["probe_m"],
+        "held_out_episodes": len(data),
+    }
+
+
+def run_export(recipe: Recipe, test: Path, run: Path, folder: Path) -> dict[str, Any]:
+    """Evaluate, and write the model folder if the figures are good enough."""
+    figures = run_evaluate(recipe, test, run)
+    predictor = trained_predictor(recipe.predictor, run / "predictor")
+    export_model(folder, recipe.model, frozen_encoder(recipe, run), predictor, figures)
+    return figures
+
+
+def frozen_encoder(recipe: Recipe, run: Path) -> FrameEncoder:
+    """The encoder of stage 2."""
+    encoder = FrameEncoder(recipe.model.encoder)
+    encoder.load_state_dict(joint_modules(run / "joint")["encoder"])
+    return encoder.requires_grad_(False).eval()
+
+
+def _play(folder: Path, recipe: Recipe) -> PlayData:
+    data = PlayData.load(folder)
+    size = recipe.model.encoder.image_size
+    if data.images.shape[2:4] != (size, size):
+        raise InputError(
+            f"{folder}: holds images of {data.images.shape[3]}x{data.images.shape[2]} pixels, the model "
+            f"takes {size}x{size}; collect with store_size: {size}"
+        )
+    return data
