@@ -6,6 +6,7 @@ attention and from tables that are computed once, outside the hot path.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -30,10 +31,16 @@ def latent_norm(x: Tensor) -> Tensor:
 class RopeTable(NamedTuple):
     """Rotary factors of L tokens, to broadcast against queries and keys [B, L, 2, heads, head_dim]."""
 
-    cos: Tensor
-    """[L, 1, 1, head_dim]"""
-    sin: Tensor
-    """[L, 1, 1, head_dim], with the sign of the neighbour's contribution folded in."""
+    own: Tensor
+    """[L, 1, 1, head_dim] factor of a channel's own value."""
+    right: Tensor
+    """[L, 1, 1, head_dim - 1] factor of the right neighbour, but for the last; 0 for odd ones."""
+    left: Tensor
+    """[L, 1, 1, head_dim - 1] factor of the left neighbour, but for the first; 0 for even ones."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> RopeTable:
+        """Every factor through one function: cast, move, select rows."""
+        return RopeTable(*(function(factor) for factor in self))
 
 
 def rope_table(positions: Tensor, head_dim: int) -> RopeTable:
@@ -56,16 +63,21 @@ def rope_table(positions: Tensor, head_dim: int) -> RopeTable:
     # the two channels of a pair turn by different angles and the map is no pure rotation. The
     # published weights were trained with it: do not repair it.
     angles = torch.cat((angles, angles), dim=-1).flatten(1)  # [L, 3 * group]
-    angles = F.pad(angles, (0, head_dim - 3 * group))
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(head_dim // 2)
-    shape = (len(positions), 1, 1, head_dim)
-    return RopeTable(angles.cos().view(shape), (angles.sin() * sign).view(shape))
+    angles = F.pad(angles, (0, head_dim - 3 * group)).view(-1, 1, 1, head_dim)
+    even = torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(head_dim // 2)
+    right, left = -angles.sin() * even, angles.sin() * (1 - even)
+    return RopeTable(angles.cos(), right[..., :-1].contiguous(), left[..., 1:].contiguous())
 
 
 def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
-    """Rotate queries or keys [B, L, 2, heads, head_dim] by their tokens' positions."""
-    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * table.cos, neighbour, table.sin)
+    """Rotate queries or keys [B, L, 2, heads, head_dim] by their tokens' positions.
+
+    Neighbours are read through shifted views: swapping them in memory first costs several times more.
+    """
+    y = x * table.own
+    y[..., :-1].addcmul_(x[..., 1:], table.right)
+    y[..., 1:].addcmul_(x[..., :-1], table.left)
+    return y
 
 
 class KeyValueStore(Protocol):

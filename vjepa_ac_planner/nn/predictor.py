@@ -248,15 +248,15 @@ class ActionConditionedPredictor(nn.Module):
         size = self.config.tokens + CONDITION_TOKENS
         key = (like.device, like.dtype)
         table = self._rope_tables.get(key)
-        if table is None or len(table.cos) < (start + steps) * size:
+        if table is None or len(table.own) < (start + steps) * size:
             # Tensors made in inference mode could not be used for training later.
             with torch.inference_mode(False), torch.no_grad():
                 capacity = max(8, 2 ** math.ceil(math.log2(start + steps)))
                 full = rope_table(self._positions(capacity), self.config.head_dim)
-                table = RopeTable(*(part.to(device=like.device, dtype=like.dtype) for part in full))
+                table = full.map(lambda factor: factor.to(device=like.device, dtype=like.dtype))
             self._rope_tables[key] = table
         rows = slice(start * size, (start + steps) * size)
-        return RopeTable(table.cos[rows], table.sin[rows])
+        return table.map(lambda factor: factor[rows])
 
     def _positions(self, steps: int) -> Tensor:
         """[T * S, 3] time, row and column of every token; action and state have a time only."""
