@@ -31,8 +31,8 @@ class WorldModel:
     """Encodes frames and rolls actions out in latent space.
 
     Latents come in the compute dtype, which halves their memory in bfloat16; that is enough, as long as
-    differences are averaged in float32 (the rounding of a latent's 10^4 to 10^5 numbers averages out:
-    the energy moves by less than 1e-5 of its value). States are always float32.
+    differences are averaged in float32: the rounding of a latent's 10^4 to 10^5 numbers averages out,
+    and moves the energy by less than 1e-4 of its value. States are always float32.
 
     Running out of device memory is left as :class:`torch.OutOfMemoryError` for the caller, who knows
     how to ask for less.
