@@ -193,7 +193,7 @@ class SafetyLayer:
             dt: time since the last setpoint [s].
         """
         alive = -_CLOCK_SLACK <= now - command.stamp <= self.config.max_plan_age
-        goal = command.target if alive else previous
+        goal = command.target if alive else None
         return limit_setpoint(previous, goal, dt, self.config.limits)
 
     def twist(self, command: Command, measured: FloatArray, now: float) -> FloatArray:

@@ -1,0 +1,247 @@
+"""The receding-horizon loop, on a world small enough to know what must happen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vjepa_ac_planner import geometry
+from vjepa_ac_planner.control.environment import RobotStatus
+from vjepa_ac_planner.control.goals import GoalChain, SubGoal, SwitchRule
+from vjepa_ac_planner.control.limits import MotionLimits
+from vjepa_ac_planner.control.mpc import LoopConfig, RecedingHorizon
+from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
+from vjepa_ac_planner.errors import ConfigError, PlanningError
+from vjepa_ac_planner.planning.cem import CEMConfig
+from vjepa_ac_planner.planning.planner import Planner
+from vjepa_ac_planner.planning.presets import PlannerConfig
+from vjepa_ac_planner.planning.proposals import SearchConfig
+from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
+
+LIMITS = MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6))
+START = (0.4, -0.2, 0.2, 3.1, 0.0, -0.7, 0.0)
+TARGET = (0.6, 0.2, 0.4)
+
+
+def picture(position):
+    """An image whose first pixel row says where the arm is, to 5 mm."""
+    image = np.zeros((16, 16, 3), dtype=np.uint8)
+    image[0, 0] = np.clip((np.array(position) + 0.5) * 200, 0, 255).round()
+    return image
+
+
+class PointModel:
+    """A world model that knows the world: the latent is the position that the image shows."""
+
+    device = torch.device("cpu")
+    description = None
+
+    def encode(self, images):
+        return torch.tensor(np.array([frame.image[0, 0] / 200.0 - 0.5 for frame in images]))[
+            :, None
+        ].float()
+
+    def rollout(self, z0, s0, actions):
+        states = geometry.integrate(s0, actions)
+        return z0 + actions[..., None, :3].cumsum(1), states
+
+
+class PointWorld:
+    """A world that carries every command out exactly, in its own time."""
+
+    def __init__(self, state=START):
+        self.state, self.time, self.commands = np.array(state), 50.0, []
+
+    def observe(self):
+        return Observation(Frame(picture(self.state[:3]), self.time), RobotState(self.state, self.time))
+
+    def apply(self, command):
+        self.commands.append(command)
+        self.state, self.time = np.array(command.target), self.time + command.duration
+
+    def reached(self, observation):
+        return bool(np.linalg.norm(observation.state.position - TARGET) < 0.02)
+
+
+def goal(position=TARGET, name="goal"):
+    return Goal(Frame(picture(position)), name)
+
+
+def loop(goals=None, safety=None, config=None, model=None, **search):
+    planner = Planner(
+        model or PointModel(),
+        PlannerConfig(
+            search=SearchConfig(axes="xyz", xyz=0.075),
+            cem=CEMConfig(samples=64, elites=8, iterations=5, include_zero=True),
+            **search,
+        ),
+    )
+    return RecedingHorizon(
+        planner, SafetyLayer(safety or SafetyConfig(LIMITS)), goals or GoalChain(goal()), config
+    )
+
+
+def test_it_reaches_the_goal_and_records_everything():
+    world, told = PointWorld(), []
+    episode = loop().run(world, 12, reached=world.reached, on_step=told.append)
+    assert episode.stop_reason == "reached"
+    assert world.reached(episode.final)
+    assert 3 <= len(episode.steps) <= 8
+    assert told == list(episode.steps)
+    assert all(a > b for a, b in zip(episode.energies, episode.energies[1:], strict=False))
+    for index, step in enumerate(episode.steps):
+        assert (step.index, step.moved, step.error, step.switched) == (index, True, "", "")
+        assert step.plan.improves
+        assert step.plan.seed == index
+        assert set(step.timings) == {"observe", "plan", "safety", "apply"}
+        assert step.plan.surprise is None if index == 0 else step.plan.surprise < 0.01
+    assert [command.kind for command in world.commands] == ["move"] * len(episode.steps) + ["hold"]
+    assert len(episode.plan_seconds) == len(episode.steps)
+
+
+def test_same_seed_same_episode():
+    first, second = (loop().run(PointWorld(), 4) for _ in range(2))
+    for one, other in zip(first.steps, second.steps, strict=True):
+        np.testing.assert_array_equal(one.command.target, other.command.target)
+
+
+def test_it_settles_where_no_plan_is_better_than_standing_still():
+    world = PointWorld((*TARGET, *START[3:]))
+    episode = loop().run(world, 20)
+    assert episode.stop_reason == "settled"
+    assert episode.detail == "no plan improved on standing still 3 times in a row"
+    last = episode.steps[-3:]
+    assert all(not step.plan.improves and "standing still" in step.command.reason for step in last)
+    assert np.linalg.norm(world.state[:3] - TARGET) < 0.01
+    np.testing.assert_array_equal(world.state, last[0].observation.state.vector)
+
+
+def test_a_chain_visits_its_goals_in_order():
+    corner = (0.4, 0.2, 0.2)
+    rule = SwitchRule(energy_fraction=0.1, max_steps=10)
+    goals = GoalChain([SubGoal(goal(corner, "corner"), rule), SubGoal(goal(TARGET, "end"), rule)])
+    world = PointWorld()
+    episode = loop(goals).run(world, 40)
+    assert episode.stop_reason == "goals done"
+    names = [step.goal.name for step in episode.steps]
+    assert names == sorted(names)
+    switch = next(step for step in episode.steps if step.switched)
+    assert "of its first" in switch.switched
+    assert np.linalg.norm(switch.observation.state.position - corner) < 0.06
+    after = episode.steps[switch.index + 1]
+    assert after.plan.surprise is None  # another goal: nothing is carried over
+    assert np.linalg.norm(world.state[:3] - TARGET) < 0.06
+
+
+def test_the_step_limit_ends_with_a_hold():
+    world = PointWorld()
+    episode = loop().run(world, 2)
+    assert (episode.stop_reason, len(episode.steps)) == ("max steps", 2)
+    assert world.commands[-1].kind == "hold"
+    assert "2 steps were taken" in world.commands[-1].reason
+
+
+class Failing(PointModel):
+    """Its predictions turn NaN."""
+
+    def rollout(self, z0, s0, actions):
+        latents, states = super().rollout(z0, s0, actions)
+        return latents * torch.nan, states
+
+
+def test_failing_plans_hold_and_are_recorded():
+    world = PointWorld()
+    episode = loop(model=Failing()).run(world, 10)
+    assert (episode.stop_reason, len(episode.steps)) == ("failing", 3)
+    for step in episode.steps:
+        assert step.plan is None
+        assert step.error.startswith("PlanningError: none of 320 candidate")
+        assert step.command.kind == "hold"
+        assert step.error.split(";")[0] in step.command.reason
+    np.testing.assert_allclose(world.state, START)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a defect"), KeyboardInterrupt()])
+def test_a_defect_or_an_interrupt_holds_first_and_is_passed_on(error):
+    world = PointWorld()
+    steps = []
+
+    def on_step(step):
+        steps.append(step)
+        if len(steps) == 2:
+            raise error
+
+    with pytest.raises(type(error)):
+        loop().run(world, 10, on_step=on_step)
+    assert [command.kind for command in world.commands] == ["move", "move", "hold"]
+    assert type(error).__name__ in world.commands[-1].reason
+
+
+def test_cancel_ends_with_a_hold():
+    world = PointWorld()
+    episode = loop().run(world, 10, cancel=lambda: len(world.commands) >= 2)
+    assert episode.stop_reason == "cancelled"
+    assert [command.kind for command in world.commands] == ["move", "move", "hold"]
+
+
+def test_a_plan_that_was_cut_short_is_not_compared_with_what_comes_next():
+    slow = SafetyConfig(MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6), max_translation=0.05))
+    episode = loop(safety=slow).run(PointWorld(), 3)
+    assert all("max_translation" in step.command.reason and step.moved for step in episode.steps)
+    assert [step.plan.surprise for step in episode.steps] == [None] * 3
+
+
+def test_a_surprise_pauses_and_ends_the_run():
+    class Pushed(PointWorld):
+        def apply(self, command):
+            super().apply(command)
+            self.state[:3] = 0.35, 0.25, 0.5  # someone moves the arm
+
+    episode = loop(safety=SafetyConfig(LIMITS, max_surprise=0.05)).run(Pushed(), 10)
+    assert (episode.stop_reason, len(episode.steps)) == ("paused", 2)
+    assert episode.detail.startswith("safety paused: max_surprise: 0.")
+    assert not episode.steps[-1].moved
+
+
+def test_a_robot_that_reports_an_error_pauses():
+    class Robot(PointWorld):
+        def status(self):
+            return RobotStatus("reflex") if len(self.commands) >= 2 else RobotStatus()
+
+    world = Robot()
+    episode = loop().run(world, 10)
+    assert episode.stop_reason == "paused"
+    assert [command.kind for command in world.commands] == ["move", "move", "hold"]
+    assert "robot mode: reflex" in episode.detail
+
+
+def test_a_clock_that_says_the_data_is_old_holds():
+    world = PointWorld()
+    runner = loop()
+    aged = RecedingHorizon(runner.planner, runner.safety, runner.goals, clock=lambda: world.time + 5.0)
+    episode = aged.run(world, 2)
+    assert all("max_state_age: 5.000 s" in step.command.reason for step in episode.steps)
+    np.testing.assert_allclose(world.state, START)
+
+
+def test_a_second_run_starts_with_the_first_goal():
+    rule = SwitchRule(max_steps=1)
+    runner = loop(GoalChain([SubGoal(goal(name="a"), rule), SubGoal(goal(name="b"), rule)]))
+    for _ in range(2):
+        episode = runner.run(PointWorld(), 10)
+        assert [step.goal.name for step in episode.steps] == ["a", "b"]
+
+
+def test_what_the_configuration_refuses():
+    with pytest.raises(ConfigError, match=r"settled_holds: received 0, allowed 1"):
+        LoopConfig(settled_holds=0)
+    with pytest.raises(ConfigError, match=r"max_steps: received 0, allowed 1"):
+        loop().run(PointWorld(), 0)
+    with pytest.raises(ConfigError, match=r"deadline_s: received 0\.0 s"):
+        LoopConfig(deadline_s=0.0)
+
+
+def test_the_planner_is_not_asked_to_swallow_errors():
+    with pytest.raises(PlanningError):
+        loop(model=Failing()).planner.plan(PointWorld().observe(), goal())
