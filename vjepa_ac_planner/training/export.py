@@ -54,5 +54,5 @@ def acceptance(figures: dict[str, float]) -> list[str]:
     return [
         f"{reason} ({name} {figures[name]:.3f}, {other} {figures[other]:.3f})"
         for name, other, higher, reason in rules
-        if (figures[name] <= figures[other]) == higher
+        if not (figures[name] > figures[other] if higher else figures[name] < figures[other])
     ]

@@ -98,9 +98,7 @@ class JointStage:
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Prediction, variance within episodes, covariance and straightness, weighted."""
         config = self.config
-        batch = self.data.windows(
-            config.episodes, config.clip_length, generator, per_episode=config.clips
-        )
+        batch = self.data.windows(config.episodes, config.clip_length, generator, per_episode=config.clips)
         pixels = preprocess(batch.images.flatten(0, 1), config.encoder.image_size)
         z = self.encoder(pixels).unflatten(0, batch.images.shape[:2])  # [B, T, N, D]
         by_episode = z.unflatten(0, (config.episodes, config.clips)).flatten(1, 2)  # [E, C*T, N, D]

@@ -26,7 +26,11 @@ class PredictionLoss(NamedTuple):
 
 
 def prediction_loss(
-    predictor: ActionConditionedPredictor, z: Tensor, states: Tensor, actions: Tensor, rollout_steps: int = 2
+    predictor: ActionConditionedPredictor,
+    z: Tensor,
+    states: Tensor,
+    actions: Tensor,
+    rollout_steps: int = 2,
 ) -> PredictionLoss:
     """Teacher forcing over the whole clip, plus a rollout of ``rollout_steps`` from its first frame.
 

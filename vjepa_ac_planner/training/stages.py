@@ -57,9 +57,7 @@ def run_predictor(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
         encoder,
         joint_modules(run / "joint")["predictor"],
         run / "predictor",
-        lambda stage: prediction_errors(
-            stage.predictor, latents, quick, clips=QUICK_EPISODES
-        ),
+        lambda stage: prediction_errors(stage.predictor, latents, quick, clips=QUICK_EPISODES),
     )
 
 

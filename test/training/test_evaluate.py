@@ -1,0 +1,39 @@
+"""Figures of merit, on features whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vjepa_ac_planner.training.evaluate import probe_error, rank_correlation, ranking
+
+
+def test_rank_correlation_of_known_orders() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert rank_correlation(x, x**3) == pytest.approx(1.0)
+    assert rank_correlation(x, -x) == pytest.approx(-1.0)
+    assert rank_correlation(x, torch.tensor([2.0, 1.0, 4.0, 3.0])) == pytest.approx(0.6)
+
+
+def test_ranking_is_perfect_for_positions_and_poor_for_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.rand(20, 12, 3, generator=generator)
+    line = positions[..., :1].expand(-1, -1, 3)  # L1 and Euclidean distance agree on a line
+    assert ranking(line, line) == pytest.approx(1.0, abs=1e-6)
+    assert abs(ranking(torch.rand(20, 12, 30, generator=generator), positions)) < 0.2
+
+
+def test_ranking_leaves_out_episodes_that_stand_still() -> None:
+    positions = torch.zeros(2, 5, 3)
+    positions[0, :, 0] = torch.linspace(0, 1, 5)
+    features = torch.zeros(2, 5, 1)
+    features[0, :, 0] = positions[0, :, 0]
+    assert ranking(features, positions) == pytest.approx(1.0)
+
+
+def test_probe_reads_linear_features_and_not_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.rand(20, 10, 3, generator=generator)
+    mixed = positions @ torch.randn(3, 40, generator=generator)
+    assert probe_error(mixed, positions, 10) < 0.01
+    assert probe_error(torch.randn(20, 10, 40, generator=generator), positions, 10) > 0.2
