@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,14 +40,18 @@ def complain(text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None, indent: str = "  ") -> str:
-    """Columns aligned to their widest cell; the last column is free to run on."""
+    """Columns aligned to their widest cell; on a terminal the last column is wrapped to its width."""
     cells = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = []
     for number, row in enumerate(cells):
-        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        line = (indent + "  ".join([*padded, row[-1]])).rstrip()
-        lines.append(styled(line, "dim") if header and number == 0 else line)
+        start = indent + "".join(
+            f"{cell:<{width}}  " for cell, width in zip(row[:-1], widths, strict=False)
+        )
+        room = shutil.get_terminal_size().columns - len(start) if sys.stdout.isatty() else 0
+        last = textwrap.wrap(row[-1], room) if room > 20 else [row[-1]]
+        line = start + ("\n" + " " * len(start)).join(last)
+        lines.append(styled(line.rstrip(), "dim") if header and number == 0 else line.rstrip())
     return "\n".join(lines)
 
 

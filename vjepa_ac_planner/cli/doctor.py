@@ -45,9 +45,15 @@ class Check:
 
 def add_parser(commands: Any) -> None:
     """Add ``doctor``."""
-    parser = command(commands, "doctor", run, "check what works on this machine, and say what to do", DETAILS)
+    parser = command(
+        commands, "doctor", run, "check what works on this machine, and say what to do", DETAILS
+    )
     parser.add_argument(
-        "--only", nargs="+", choices=tuple(CHECKS), metavar="CHECK", help=f"run only these: {', '.join(CHECKS)}"
+        "--only",
+        nargs="+",
+        choices=tuple(CHECKS),
+        metavar="CHECK",
+        help=f"run only these: {', '.join(CHECKS)}",
     )
     add_json(parser, "the findings")
 
@@ -76,8 +82,10 @@ def _line(check: Check) -> str:
         mark, style = check.status, "red"
     else:
         mark, style = check.status, "yellow"
-    text = table([[check.name.ljust(9), styled(mark.ljust(6), style), check.detail]])
-    return text + (f"\n{' ' * 21}-> {check.remedy}" if check.remedy else "")
+    lines = [[check.name.ljust(7), mark.ljust(6), check.detail]]
+    if check.remedy:
+        lines.append(["", "", f"-> {check.remedy}"])
+    return table(lines).replace(mark, styled(mark, style), 1)
 
 
 def python() -> Check:
@@ -101,11 +109,18 @@ def torch() -> Check:
         import torch
         import transformers
     except Exception as error:  # a broken installation fails in ways of its own
-        return Check("torch", "broken", f"cannot be imported: {_first_line(error)}", "reinstall: pip install --force-reinstall torch transformers")
+        return Check(
+            "torch",
+            "broken",
+            f"cannot be imported: {_first_line(error)}",
+            "reinstall: pip install --force-reinstall torch transformers",
+        )
     from vjepa_ac_planner.cli.measure import matmul_flops, pretty_flops
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
     versions = {"version": torch.__version__, "transformers": transformers.__version__, "device": name}
     try:
         float32 = matmul_flops(device, torch.float32)
@@ -117,19 +132,23 @@ def torch() -> Check:
         f"{torch.__version__}, transformers {transformers.__version__}, {name}: "
         f"{pretty_flops(float32)} float32, {pretty_flops(bfloat16)} bfloat16"
     )
-    return Check("torch", "ok", detail, measured={**versions, "float32_flops": float32, "bfloat16_flops": bfloat16})
+    return Check(
+        "torch", "ok", detail, measured={**versions, "float32_flops": float32, "bfloat16_flops": bfloat16}
+    )
 
 
 def sim() -> Check:
     """The simulator extra."""
     missing = [name for name in ("mujoco", "gymnasium_robotics") if importlib.util.find_spec(name) is None]
     if missing:
-        return Check("sim", "absent", f"{', '.join(missing)} not installed", "pip install 'vjepa_ac_planner[sim]'")
+        return Check(
+            "sim", "absent", f"{', '.join(missing)} not installed", "pip install 'vjepa_ac_planner[sim]'"
+        )
     from importlib.metadata import version
 
     found = version("mujoco")
     if not found.startswith("4.0."):
-        remedy = "frames differ between versions, so the shipped model may not work: pip install 'mujoco>=4.0,<4.1'"
+        remedy = "frames differ between versions, and so may the model: pip install 'mujoco>=4.0,<4.1'"
         return Check("sim", "broken", f"mujoco {found}", remedy, measured={"mujoco": found})
     return Check("sim", "ok", f"mujoco {found}", measured={"mujoco": found})
 
@@ -153,15 +172,21 @@ print(os.environ.get("MUJOCO_GL", "window system"), rate)
 def gl() -> Check:
     """Headless rendering: one real frame of the simulator."""
     if importlib.util.find_spec("mujoco") is None:
-        return Check("gl", "absent", "not tried: mujoco is not installed", "pip install 'vjepa_ac_planner[sim]'")
+        return Check(
+            "gl", "absent", "not tried: mujoco is not installed", "pip install 'vjepa_ac_planner[sim]'"
+        )
     try:
         done = subprocess.run([sys.executable, "-c", _RENDER], capture_output=True, text=True, timeout=180)
     except subprocess.TimeoutExpired:
-        return Check("gl", "broken", "rendering one frame took more than 180 s", "try MUJOCO_GL=osmesa (libosmesa6)")
+        return Check(
+            "gl", "broken", "rendering one frame took more than 180 s", "try MUJOCO_GL=osmesa (libosmesa6)"
+        )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1] if lines else f"the renderer ended with code {done.returncode}"
-        remedy = "Debian, Ubuntu: apt-get install -y libegl1 libgl1-mesa-dri; or libosmesa6 and MUJOCO_GL=osmesa"
+        remedy = (
+            "Debian, Ubuntu: apt-get install -y libegl1 libgl1-mesa-dri; or libosmesa6 and MUJOCO_GL=osmesa"
+        )
         return Check("gl", "broken", reason.rpartition("MissingDependencyError: ")[2], remedy)
     backend, rate = done.stdout.strip().rsplit(maxsplit=1)
     detail = f"{backend}, {float(rate):.0f} frames/s at 128x128 pixels"
@@ -176,15 +201,21 @@ def models() -> Check:
         model = WorldModel.load(DEFAULT_MODEL, device="cpu")
     except PlannerError as error:
         return Check("models", "broken", str(error), "fetch the repository again, with its models/ folder")
-    return Check("models", "ok", f"{model.description.name} loads", measured={"loaded": model.description.name})
+    return Check(
+        "models", "ok", f"{model.description.name} loads", measured={"loaded": model.description.name}
+    )
 
 
 def ros() -> Check:
     """ROS 2's Python client; only the ROS node needs it."""
     if importlib.util.find_spec("rclpy") is None:
-        remedy = "only for the ROS 2 node: source a ROS installation, or pip install 'vjepa_ac_planner[ros]'"
+        remedy = (
+            "only for the ROS 2 node: source a ROS installation, or pip install 'vjepa_ac_planner[ros]'"
+        )
         return Check("ros", "absent", "rclpy not found", remedy, needed=False)
-    done = subprocess.run([sys.executable, "-c", "import rclpy"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", "import rclpy"], capture_output=True, text=True, timeout=60
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         remedy = "source the ROS installation first, or install an RMW: pip install 'ros-rclpy[fastrtps]'"

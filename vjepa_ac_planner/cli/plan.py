@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command
-from vjepa_ac_planner.cli.arguments import read_image, state_vector
+from vjepa_ac_planner.cli.arguments import (
+    add_json,
+    add_model,
+    add_preset,
+    at_least,
+    command,
+    read_image,
+    state_vector,
+)
 from vjepa_ac_planner.cli.console import say, styled, table, write_json
 
 if TYPE_CHECKING:
@@ -14,7 +21,8 @@ if TYPE_CHECKING:
 
 DETAILS = """\
 The action is the change of the end-effector state over one step of the model, in the robot base frame:
-dx dy dz [m], rotation as extrinsic-xyz Euler angles [rad] applied on the left, change of gripper closedness.
+dx dy dz [m], rotation as extrinsic-xyz Euler angles [rad] applied on the left, change of gripper
+closedness.
 It is a proposal: nothing is sent to a robot, and it has not passed a safety layer.
 
 example:
@@ -24,7 +32,9 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add ``plan``."""
-    parser = command(commands, "plan", run, "plan one action from a camera image, a goal image and a state", DETAILS)
+    parser = command(
+        commands, "plan", run, "plan one action from a camera image, a goal image and a state", DETAILS
+    )
     parser.add_argument("--image", required=True, metavar="FILE", help="current camera image (PNG, JPEG)")
     parser.add_argument("--goal", required=True, metavar="FILE", help="goal image, same camera")
     parser.add_argument(
@@ -54,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     preset = args.preset or model.description.preset
     planner = Planner(model, PlannerConfig.preset(preset))
     plan = planner.plan(
-        Observation(image, RobotState(vector)), Goal(goal_image, args.goal), deadline_s=args.deadline, seed=args.seed
+        Observation(image, RobotState(vector)),
+        Goal(goal_image, args.goal),
+        deadline_s=args.deadline,
+        seed=args.seed,
     )
 
     say(table([[name, f"{value:+.4f}"] for name, value in zip(ACTION_NAMES, plan.action, strict=True)]))

@@ -98,8 +98,9 @@ def line_chart(
         )
     if cursor:
         parts.append(
-            f'<line class="cursor" data-x0="{px(0):.2f}" data-dx="{px(1) - px(0):.3f}" '
-            f'x1="{px(0):.1f}" x2="{px(0):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+            f'<line class="cursor" data-first="{px(x0):.2f}" data-step="{px(x0 + 1) - px(x0):.3f}" '
+            f'data-last="{px(max(xs)):.2f}" x1="{px(x0):.1f}" x2="{px(x0):.1f}" '
+            f'y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         )
     for s in series:
         parts.append(_line(s, px, py))

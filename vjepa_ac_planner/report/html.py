@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from html import escape
 from importlib.resources import files
 
@@ -131,9 +131,9 @@ def _step(report: Report, k: int, step: StepRecord) -> str:
     ]
     marks = _marks(report, report.trail[: k + 1], step.path)
     return (
-        f"<figure>{_picture(step.image, marks, alt=f'step {k}')}"
-        f"<figcaption><span>step {k}</span><span>{_cm(step.distance)} cm</span></figcaption>"
-        f'<div class="detail"><h3>Step {k}</h3>{_numbers(rows)}</div></figure>'
+        f"<figure>{_picture(step.image, marks, alt=f'before step {k + 1}')}"
+        f"<figcaption><span>before step {k + 1}</span><span>{_cm(step.distance)} cm</span></figcaption>"
+        f'<div class="detail"><h3>Step {k + 1}</h3>{_numbers(rows)}</div></figure>'
     )
 
 
@@ -172,17 +172,18 @@ def _key(color: str, text: str, dashed: bool = False) -> str:
 
 def _charts(report: Report) -> str:
     steps = report.steps
+    numbers = _count(steps)
     distance = line_chart(
         [Series("distance [cm]", [s.distance * 100 for s in steps] + [report.final_distance * 100])],
-        x_label="step",
+        x_label="steps taken",
         y_label="distance [cm]",
         reference=(report.threshold * 100, f"reached: {_cm(report.threshold)} cm"),
         cursor=True,
     )
     energy = line_chart(
         [
-            Series("standing still", [s.zero_energy for s in steps], color="c", dashed=True),
-            Series("plan", [s.energy for s in steps]),
+            Series("standing still", [s.zero_energy for s in steps], numbers, "c", dashed=True),
+            Series("plan", [s.energy for s in steps], numbers),
         ],
         x_label="step",
         y_label="energy",
@@ -202,7 +203,7 @@ def _charts(report: Report) -> str:
         y_from_zero=False,
     )
     seconds = line_chart(
-        [Series("plan time [ms]", [s.plan_seconds * 1000 for s in steps], color="b")],
+        [Series("plan time [ms]", [s.plan_seconds * 1000 for s in steps], numbers, "b")],
         x_label="step",
         y_label="plan time [ms]",
         reference=(report.control_period * 1000, f"control period: {report.control_period * 1000:.0f} ms"),
@@ -232,7 +233,8 @@ def _charts(report: Report) -> str:
     return f'<section><h2>What the planner thought</h2><div class="grid2">{body}</div></section>'
 
 
-def _count(values: tuple[float, ...]) -> list[float]:
+def _count(values: Sized) -> list[float]:
+    """1, 2, ... as many as there are values."""
     return [float(i) for i in range(1, len(values) + 1)]
 
 

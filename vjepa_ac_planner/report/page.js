@@ -14,7 +14,7 @@
     stage.replaceChildren(steps[k].querySelector(".view").cloneNode(true));
     numbers.replaceChildren(...[...steps[k].querySelector(".detail").children].map((part) => part.cloneNode(true)));
     document.querySelectorAll("svg .cursor").forEach((line) => {
-      const x = +line.dataset.x0 + k * +line.dataset.dx;
+      const x = Math.min(+line.dataset.first + k * +line.dataset.step, +line.dataset.last);
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
     });
