@@ -152,7 +152,7 @@ def _start(sim: PandaSim, rng: np.random.Generator, *, turns: bool, grips: bool)
     """Objects at random places, the arm somewhere in the workspace but not inside one of them."""
     objects = random_objects(rng)
     position = _point(rng)
-    while _inside_object(position, objects):
+    while _inside_object(position, objects) or not sim.reachable(down_state(position)):
         position = _point(rng)
     yaw = rng.uniform(-MAX_YAW, MAX_YAW) if turns else 0.0
     gripper = rng.uniform() if grips else float(rng.uniform() < 0.2)

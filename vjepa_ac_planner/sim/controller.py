@@ -104,6 +104,8 @@ class TrackingController:
                 self._data.ctrl[:7] = previous + (i / SUBSTEPS) * (self._q - previous) + (KD / KP) * speed
                 self._mj.mj_step(self._model, self._data)
         self._data.ctrl[:7] = self._q
+        # A physics step ends with new joints but the positions of the old ones.
+        self._mj.mj_kinematics(self._model, self._data)
 
 
 def smoothstep(t: float) -> float:

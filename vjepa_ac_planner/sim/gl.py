@@ -36,19 +36,34 @@ def choose_backend() -> str | None:
     raise MissingDependencyError(GL_HINT)
 
 
-def import_mujoco(*, rendering: bool = True) -> ModuleType:
-    """Import ``mujoco``; with ``rendering``, choose the GL backend first (it is read at import).
+def import_mujoco() -> ModuleType:
+    """Import ``mujoco``, choosing its GL backend first, because it is read at import.
 
     Raises:
-        MissingDependencyError: mujoco is not installed, or there is no GL library to render with.
+        MissingDependencyError: mujoco is not installed, there is no GL library to render with, or mujoco
+            was imported before with a backend that does not work here.
     """
-    if rendering and "mujoco" not in sys.modules:
-        backend = choose_backend()
-        if backend is not None:
-            os.environ["MUJOCO_GL"] = backend
+    backend = choose_backend()
+    if backend is not None and "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = backend
     try:
-        return importlib.import_module("mujoco")
+        mujoco = importlib.import_module("mujoco")
     except ImportError as error:
         raise MissingDependencyError(
-            f"the simulator needs mujoco, which cannot be imported ({error}): {SIM_EXTRA}"
+            f"the simulator needs mujoco, which cannot be imported ({first_line(error)}): {SIM_EXTRA}"
         ) from error
+    except (AttributeError, OSError, RuntimeError, TypeError) as error:  # from PyOpenGL, by backend
+        raise MissingDependencyError(f"{GL_HINT} ({first_line(error)})") from error
+    loaded = getattr(getattr(mujoco, "GLContext", None), "__module__", "none")
+    if backend in ("egl", "osmesa") and loaded == "mujoco.glfw":
+        # Going on would not raise: without a display GLFW's context ends the process.
+        raise MissingDependencyError(
+            "mujoco was imported before its GL backend was chosen, and would need a display: "
+            f"set MUJOCO_GL={backend} before the first import of mujoco"
+        )
+    return mujoco
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -40,22 +40,34 @@ def write_stl(triangles: Triangles) -> bytes:
     return bytes(80) + len(triangles).to_bytes(4, "little") + records.tobytes()
 
 
-def cluster(triangles: Triangles, cell: float) -> Triangles:
-    """Decimate by vertex clustering: vertices in one grid cell merge to their mean.
+def decimate(triangles: Triangles, faces: int) -> Triangles:
+    """The finest vertex clustering of ``triangles`` with at most ``faces`` triangles.
 
-    Args:
-        triangles: [F, 3, 3] corners [m].
-        cell: edge of the grid cell [m].
-
-    Returns:
-        [F', 3, 3] triangles whose three corners fell into three different cells, each once.
+    Vertices in one cell of a grid merge to their mean; triangles that keep three different corners stay,
+    each once. The cell is found by bisection.
     """
-    vertices, corner = np.unique(triangles.reshape(-1, 3), axis=0, return_inverse=True)
-    _, group = np.unique(np.floor(vertices / cell).astype(np.int64), axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    if len(triangles) <= faces:
+        return triangles
+    vertices, corners = np.unique(triangles.reshape(-1, 3), axis=0, return_inverse=True)
+    indices = corners.reshape(-1, 3)
+    low, high = 1e-4, float(np.ptp(vertices, axis=0).max())
+    best = _cluster(vertices, indices, high)
+    for _ in range(10):
+        middle = (low * high) ** 0.5
+        candidate = _cluster(vertices, indices, middle)
+        if len(candidate) > faces:
+            low = middle
+        else:
+            high, best = middle, candidate
+    return best
+
+
+def _cluster(vertices: npt.NDArray[np.float32], indices: npt.NDArray[np.int64], cell: float) -> Triangles:
+    """Merge the vertices [V, 3] of triangles [F, 3] on a grid of edge ``cell`` [m]."""
+    _, group = np.unique(_row_keys(np.floor(vertices / cell).astype(np.int64)), return_inverse=True)
     size = np.bincount(group)
     merged = np.stack([np.bincount(group, vertices[:, i]) / size for i in range(3)], axis=1)
-    faces = group[corner.reshape(-1)].reshape(-1, 3)
+    faces = group[indices]
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
     # Where a thin wall has collapsed, its two skins are one triangle in both orientations: keep the one
@@ -64,24 +76,14 @@ def cluster(triangles: Triangles, cell: float) -> Triangles:
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     outward = ((corners.mean(axis=1) - merged.mean(axis=0)) * normals).sum(axis=1)
     faces = faces[np.argsort(-outward, kind="stable")]
-    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    _, first = np.unique(_row_keys(np.sort(faces, axis=1)), return_index=True)
     return merged[faces[first]].astype(np.float32)
 
 
-def decimate(triangles: Triangles, faces: int) -> Triangles:
-    """The finest clustering of ``triangles`` with at most ``faces`` triangles (bisection on the cell)."""
-    if len(triangles) <= faces:
-        return triangles
-    low, high = 1e-4, float(np.ptp(triangles.reshape(-1, 3), axis=0).max())
-    best = cluster(triangles, high)
-    for _ in range(10):
-        middle = (low * high) ** 0.5
-        candidate = cluster(triangles, middle)
-        if len(candidate) > faces:
-            low = middle
-        else:
-            high, best = middle, candidate
-    return best
+def _row_keys(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """One number per row of three small integers, in the rows' own order: sorting rows is slow."""
+    x, y, z = (rows - rows.min(axis=0)).T
+    return (x << 42) | (y << 21) | z
 
 
 def source_folder() -> Path:

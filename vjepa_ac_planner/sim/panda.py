@@ -28,7 +28,10 @@ DOWN_YAW = -np.pi / 4
 
 @dataclass(frozen=True)
 class Workspace:
-    """Box that link8 stays in [m], base frame; the TCP is 0.1034 m below it when the hand points down."""
+    """Box that link8 stays in [m], base frame; the TCP is 0.1034 m below it when the hand points down.
+
+    The arm reaches all of it but the last centimetre at the two far upper corners.
+    """
 
     low: tuple[float, float, float] = (0.38, -0.30, TCP_OFFSET + 0.02)
     high: tuple[float, float, float] = (0.68, 0.30, TCP_OFFSET + 0.45)
@@ -145,6 +148,18 @@ class PandaSim:
         if unknown := set(poses) - set(OBJECTS):
             raise InputError(f"objects: received {sorted(unknown)}, allowed {', '.join(OBJECTS)}")
         self._reset(vector[:3], _matrix(vector[3:6]), float(np.clip(vector[6], 0, 1)), poses)
+
+    def reachable(self, state: npt.ArrayLike) -> bool:
+        """Whether the arm can be put at a state [7]; quick for all but the far corners."""
+        vector = RobotState(np.asarray(state, dtype=np.float64)).vector
+        # Well inside, no search is needed: every corner of this box is reachable at every yaw.
+        if WORKSPACE.contains(vector[:3]) and vector[2] < 0.48:
+            return True
+        try:
+            self._arm.kinematics.solve(vector[:3], _matrix(vector[3:6]))
+        except InputError:
+            return False
+        return True
 
     def _reset(
         self, position: Vector, rotation: Vector, closedness: float, objects: Mapping[str, ObjectPose]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa_ac_planner.errors import MissingDependencyError
-from vjepa_ac_planner.sim.gl import GL_HINT
+from vjepa_ac_planner.sim.gl import GL_HINT, first_line
 
 
 class Camera:
@@ -32,7 +32,7 @@ class Camera:
         try:
             self._renderer = mujoco.Renderer(model, height, width, max_geom=200)
         except Exception as error:  # each backend fails in a way of its own
-            raise MissingDependencyError(f"{GL_HINT} ({error})") from error
+            raise MissingDependencyError(f"{GL_HINT} ({first_line(error)})") from error
         self._option = mujoco.MjvOption()
         self._option.geomgroup[3] = 0  # collision shapes
 
@@ -53,9 +53,7 @@ class Camera:
             points behind the camera.
         """
         position = self._model.cam_pos[self._id]
-        rotation = np.empty(9)
-        quat = self._model.cam_quat[self._id]
-        w, x, y, z = quat
+        w, x, y, z = self._model.cam_quat[self._id]
         rotation = np.array(
             [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
              [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],

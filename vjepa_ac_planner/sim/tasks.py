@@ -128,7 +128,7 @@ def make_task(name: str, seed: int, sim: PandaSim | None = None) -> Task:
 def _reach(seed: int, sim: PandaSim, rng: np.random.Generator) -> Task:
     """Start and goal 15 to 35 cm apart, both above the objects; only the arm differs."""
     objects = random_objects(rng)
-    start, goal = _two_points(rng, rng.uniform(0.15, 0.35))
+    start, goal = _two_points(sim, rng, rng.uniform(0.15, 0.35))
     goal_state = down_state(goal)
     sim.reset_to(goal_state, objects)
     image = sim.render()
@@ -146,7 +146,7 @@ def _with_object(name: str, thing: str, seed: int, sim: PandaSim, rng: np.random
     goal_object, target = None, down_state(hand)
     if name == "reach_with_object":
         run(sim, oracle.grasp(sim, thing, align=False))
-        target = down_state(_point_near(rng, sim.state()[:3], rng.uniform(0.15, 0.30)), gripper=1.0)
+        target = down_state(_point_near(sim, rng, sim.state()[:3], rng.uniform(0.15, 0.30)), gripper=1.0)
     if name.startswith("pick_place"):
         other = next(pose for key, pose in objects.items() if key != thing)
         goal_object = _free_spot(rng, objects[thing], other, OBJECT_REST_HEIGHT[thing])
@@ -201,33 +201,31 @@ def _goal(image: npt.NDArray[np.uint8], name: str) -> Goal:
     return Goal(Frame(image, frame_id="exterior"), name)
 
 
-def _point(rng: np.random.Generator) -> Vector:
-    """Somewhere in the workspace, too high to touch an object."""
+def _two_points(sim: PandaSim, rng: np.random.Generator, distance: float) -> tuple[Vector, Vector]:
     low = (*WORKSPACE.low[:2], TCP_OFFSET + SAFE_HEIGHT)
-    return rng.uniform(low, WORKSPACE.high)
-
-
-def _two_points(rng: np.random.Generator, distance: float) -> tuple[Vector, Vector]:
     while True:
-        start = _point(rng)
-        goal = _try_near(rng, start, distance)
-        if goal is not None:
+        start = rng.uniform(low, WORKSPACE.high)
+        goal = _at_distance(rng, start, distance)
+        if _allowed(sim, start) and _allowed(sim, goal):
             return start, goal
 
 
-def _point_near(rng: np.random.Generator, start: Vector, distance: float) -> Vector:
+def _point_near(sim: PandaSim, rng: np.random.Generator, start: Vector, distance: float) -> Vector:
     while True:
-        goal = _try_near(rng, start, distance)
-        if goal is not None:
+        goal = _at_distance(rng, start, distance)
+        if _allowed(sim, goal):
             return goal
 
 
-def _try_near(rng: np.random.Generator, start: Vector, distance: float) -> Vector | None:
-    """A point at ``distance`` in a random direction, if it is inside the workspace and high enough."""
+def _at_distance(rng: np.random.Generator, start: Vector, distance: float) -> Vector:
     direction = rng.normal(size=3)
-    goal = start + distance * direction / np.linalg.norm(direction)
-    high_enough = goal[2] >= TCP_OFFSET + SAFE_HEIGHT
-    return goal if high_enough and WORKSPACE.contains(goal) else None
+    return start + distance * direction / np.linalg.norm(direction)
+
+
+def _allowed(sim: PandaSim, position: Vector) -> bool:
+    """Whether link8 can be there, too high to touch an object."""
+    high_enough = position[2] >= TCP_OFFSET + SAFE_HEIGHT
+    return bool(high_enough) and WORKSPACE.contains(position) and sim.reachable(down_state(position))
 
 
 def _free_spot(rng: np.random.Generator, thing: ObjectPose, other: ObjectPose, height: float) -> ObjectPose:

@@ -1,0 +1,107 @@
+"""Play data: format, resuming, limits, seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vjepa_ac_planner.config import from_mapping, load_yaml
+from vjepa_ac_planner.errors import ConfigError
+from vjepa_ac_planner.sim import collect as module
+from vjepa_ac_planner.sim.collect import CollectConfig, collect, collect_episode, resize
+from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, SimConfig
+from vjepa_ac_planner.types import Command
+
+SMALL = CollectConfig(
+    episodes=3,
+    frames=4,
+    store_size=32,
+    processes=1,
+    shard_episodes=2,
+    sim=SimConfig(width=64, height=64, faces=2000, shadow_size=0),
+)
+
+
+def only(behaviour: str) -> CollectConfig:
+    share = {name: float(name == behaviour) for name in module.BEHAVIOURS}
+    return replace(
+        SMALL, frames=9, random_fraction=share["random"], goal_fraction=share["goal"], yaw_fraction=0.5
+    )
+
+
+@pytest.mark.parametrize("behaviour", module.BEHAVIOURS)
+def test_every_command_stays_in_the_workspace(
+    sim: PandaSim, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets: list[np.ndarray] = []
+    apply = sim.apply
+
+    def record(command: Command) -> None:
+        targets.append(command.target)
+        apply(command)
+
+    monkeypatch.setattr(sim, "apply", record)
+    for seed in range(4):
+        episode = collect_episode(seed, only(behaviour), sim)
+        assert episode["behaviour"] == behaviour
+        assert episode["images"].shape == (9, 64, 64, 3) and episode["images"].dtype == np.uint8
+        assert episode["states"].shape == (9, 7) and episode["states"].dtype == np.float32
+        # Contact may push the arm a little off; a frame that is missing would show as a jump.
+        assert np.abs(np.diff(episode["states"][:, :3], axis=0)).max() < 0.10
+    assert len(targets) >= 32
+    for target in targets:
+        assert WORKSPACE.contains(target[:3]) and 0.0 <= target[6] <= 1.0
+
+
+def test_an_episode_is_a_function_of_its_seed(sim: PandaSim) -> None:
+    first = collect_episode(5, SMALL, sim)
+    collect_episode(6, SMALL, sim)
+    again = collect_episode(5, SMALL, sim)
+    assert (first["images"] == again["images"]).all() and (first["states"] == again["states"]).all()
+
+
+def test_evaluation_seeds_are_refused(sim: PandaSim) -> None:
+    with pytest.raises(ConfigError, match=r"seed: received 100000, allowed 0 \.\. 99999"):
+        collect_episode(100_000, SMALL, sim)
+    with pytest.raises(ConfigError, match="first_seed: received 99999"):
+        replace(SMALL, first_seed=99_999)
+
+
+def test_halving_is_the_mean_of_each_block() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    blocks = images.reshape(2, 4, 2, 4, 2, 3).astype(float).mean(axis=(2, 4))
+    assert (resize(images, 4) == np.round(blocks)).all()
+
+
+def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
+    manifest = collect(SMALL, tmp_path)
+    found = json.loads(manifest.read_text())
+    assert found["complete"] and found["shards"] == 2 and found["seeds"] == [0, 2]
+    assert found["versions"]["mujoco"]
+    images = [np.load(tmp_path / f"shard-{i:05d}-images.npy", mmap_mode="r") for i in (0, 1)]
+    states = [np.load(tmp_path / f"shard-{i:05d}-states.npy", mmap_mode="r") for i in (0, 1)]
+    assert [array.shape for array in images] == [(2, 4, 32, 32, 3), (1, 4, 32, 32, 3)]
+    assert [array.shape for array in states] == [(2, 4, 7), (1, 4, 7)]
+    assert np.load(tmp_path / "shard-00000-behaviours.npy").max() < len(module.BEHAVIOURS)
+    assert not list(tmp_path.glob("*.partial"))
+
+    kept = tmp_path / "shard-00000-states.npy"
+    lost = tmp_path / "shard-00001-states.npy"
+    untouched, before = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.unlink()
+    collect(SMALL, tmp_path)
+    assert kept.stat().st_mtime_ns == untouched
+    assert lost.read_bytes() == before
+
+    with pytest.raises(ConfigError, match="holds data collected with other store_size"):
+        collect(replace(SMALL, store_size=16), tmp_path)
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    path = Path(__file__).parents[2] / "config" / "training" / "collect.yaml"
+    config = from_mapping(CollectConfig, load_yaml(path), str(path))
+    assert config.sim.width == 2 * config.store_size
