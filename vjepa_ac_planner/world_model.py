@@ -112,7 +112,7 @@ class WorldModel:
         modules = checkpoint.build(description.encoder, description.predictor)
         generator = torch.Generator(target).manual_seed(seed)
         for module in modules:
-            module.to_empty(device=target).to(choose_dtype(dtype, target)).requires_grad_(False)
+            module.to(choose_dtype(dtype, target)).to_empty(device=target).requires_grad_(False)
             for name, parameter in module.named_parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
