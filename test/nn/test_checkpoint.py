@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vjepa_ac_planner.errors import CheckpointError
+from vjepa_ac_planner.errors import CheckpointError, DeviceMemoryError
 from vjepa_ac_planner.models import ModelDescription
 from vjepa_ac_planner.nn import checkpoint
 from vjepa_ac_planner.nn.encoder import EncoderConfig
@@ -177,6 +177,22 @@ def test_values_that_are_not_finite_are_refused(published: dict[str, Any], tmp_p
     with pytest.raises(CheckpointError, match=r"not written, since encoder\.layernorm\.weight"):
         checkpoint.convert(path, target, ENCODER, PREDICTOR)
     assert [p.name for p in tmp_path.iterdir()] == ["changed.pt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 34603008 bytes."),
+    ],
+)
+def test_a_full_device_says_so(error: RuntimeError) -> None:
+    def full() -> torch.Tensor:
+        raise error
+
+    weights = {name: StoredTensor(t.shape, full) for name, t in checkpoint.read_weights(PUBLISHED).items()}
+    with pytest.raises(DeviceMemoryError, match="mini: the weights do not fit on cpu"):
+        checkpoint.load(weights, ENCODER, PREDICTOR, CPU, torch.float32, "mini")
 
 
 class Malicious:

@@ -143,7 +143,11 @@ def load(
                 finite[theirs + name.removeprefix(ours)] = state[name].isfinite().all()
             module.load_state_dict(state, assign=True)
             module.requires_grad_(False)
-    except torch.OutOfMemoryError as error:
+    except (
+        RuntimeError
+    ) as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no type of its own
+        if "memory" not in str(error):
+            raise
         raise DeviceMemoryError(
             f"{where}: the weights do not fit on {device} as {dtype}; "
             "free the device, or use bfloat16 or the CPU"
