@@ -46,6 +46,7 @@ ROS = [
     "ros-visualization-msgs>=5.5,<6",
 ]
 DEV = [
+    "setuptools>=70.1",  # a test builds the wheel
     "pytest>=8",
     "hypothesis>=6.100",
     "ruff>=0.9",

@@ -32,9 +32,15 @@ def command(
     return parser
 
 
-def group(commands: Any, name: str, summary: str) -> Any:
+def group(commands: Any, name: str, summary: str, details: str = "") -> Any:
     """Add a command that only holds subcommands, and return where they are added."""
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     return parser.add_subparsers(title="commands", dest="subcommand", metavar="COMMAND", required=True)
 
 

@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
 
 def rollout_flops(config: PredictorConfig, horizon: int) -> float:
     """Multiplications and additions of one cached rollout of ``horizon`` steps, matrix products only."""
-    tokens, frame, d = config.tokens, config.grid[0] * config.grid[1], config.dim
+    frame, d = config.tokens, config.dim
+    tokens = frame + 2  # action and state
     linear = 2.0 * tokens * d * (4 * d + 2 * config.mlp_hidden)  # qkv, output, MLP
     ends = 2.0 * 2 * frame * config.latent_dim * d  # embedding and projection back
     total = 0.0

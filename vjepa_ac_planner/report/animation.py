@@ -97,7 +97,7 @@ def _compose(report: Report, image: Image, position: float) -> Picture:
     step = min(int(position), len(report.steps) - 1)
     distances = [s.distance for s in report.steps] + [report.final_distance]
     distance = float(np.interp(position, range(len(distances)), distances))
-    goal = 2 * 150
+    goal = 2 * 176
     draw.text((left, edge - 4), "goal image", MUTED, small)
     canvas.paste(Pillow.fromarray(_resized(report.goal_image, goal)), (left, edge + 34))
     top = edge + goal + 64

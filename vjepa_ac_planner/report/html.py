@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sized
 from html import escape
 from importlib.resources import files
@@ -47,6 +48,11 @@ def render(report: Report) -> str:
 
 def _cm(metres: float) -> str:
     return f"{metres * 100:.1f}"
+
+
+def _energy(value: float) -> str:
+    """A step whose plan failed has none."""
+    return f"{value:.4f}" if math.isfinite(value) else "no plan"
 
 
 def _header(report: Report) -> str:
@@ -124,8 +130,8 @@ def _step(report: Report, k: int, step: StepRecord) -> str:
     command = "move" if step.kind == "move" else f"hold: {escape(step.reason)}"
     rows = [
         ("distance to the goal", f"{_cm(step.distance)} cm"),
-        ("energy of the plan", f"{step.energy:.4f}"),
-        ("energy of standing still", f"{step.zero_energy:.4f}"),
+        ("energy of the plan", _energy(step.energy)),
+        ("energy of standing still", _energy(step.zero_energy)),
         ("planned in", f"{step.plan_seconds * 1000:.0f} ms"),
         ("command", command),
     ]

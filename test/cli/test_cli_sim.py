@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from vjepa_ac_planner.cli import sim as sim_command
+
+if find_spec("gymnasium_robotics") is None:  # not importorskip: the package must import mujoco itself
+    pytest.skip("needs the sim extra", allow_module_level=True)
+
+CONTRACT = {
+    "success_rate", "ci95", "median_final_error_m", "mean_error_by_step_m", "p50_plan_s", "p95_plan_s",
+    "model", "preset",
+}  # fmt: skip
+
+
+def test_the_tasks_named_in_help_are_those_of_the_simulator():
+    from vjepa_ac_planner.sim.tasks import TASKS
+
+    assert sim_command.TASKS == TASKS
+
+
+@pytest.mark.parametrize("policy", ["planner", "random"])
+def test_eval_keeps_its_contract(command, tmp_path, policy, read_json):
+    out = tmp_path / "eval.json"
+    code, text, err = command(
+        "sim", "eval", "--task", "reach", "--trials", 2, "--seed", 7, "--policy", policy, "--json", out
+    )
+    assert (code, err) == (0, "")
+    record = read_json(out)
+    assert set(record) >= CONTRACT
+    assert (record["model"], record["preset"], record["policy"]) == ("panda-sim", "demo", policy)
+    assert record["seeds"] == [7, 8] and record["trials"] == 2
+    assert len(record["mean_error_by_step_m"]) == 13
+    low, high = record["ci95"]
+    assert 0 <= low <= record["success_rate"] <= high <= 1
+    assert 0.15 <= record["mean_error_by_step_m"][0] <= 0.35
+    assert "seed 7" in text and "[2/2]" in text
+
+
+def test_a_required_rate_is_a_check(command):
+    code, _, err = command("sim", "eval", "--trials", 1, "--policy", "random", "--require", 1.01)
+    assert code == 1 and "below the required" in err
+
+
+def test_processes_do_not_change_the_result(command, tmp_path, read_json):
+    results = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.json"
+        base = ("sim", "eval", "--trials", 2, "--policy", "random", "--processes", processes)
+        assert command(*base, "--json", out)[0] == 0
+        results.append([episode["errors_m"] for episode in read_json(out)["episodes"]])
+    assert results[0] == results[1]
+
+
+def test_the_oracle_succeeds(command, tmp_path, read_json):
+    out = tmp_path / "oracle.json"
+    assert command("sim", "oracle", "--task", "reach", "--trials", 2, "--require", 1, "--json", out)[0] == 0
+    assert read_json(out)["success_rate"] == 1.0
