@@ -153,6 +153,21 @@ def test_inference_first_does_not_spoil_training() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_mixed_precision_training_is_close_to_full() -> None:
+    """Under autocast the weights stay float32 and the tokens are bfloat16, in training and in a rollout."""
+    model = small_predictor()
+    z, s, a = clip(model, 2, 3)
+    plain = model(z, s, a)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(z, s, a)
+        step = model.forward_step(z[:, 0], s[:, 0], a[:, 0], model.start_rollout(1))
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed.float() - plain).norm() < 0.03 * plain.norm()
+    assert (step.float() - plain[:, 0]).norm() < 0.03 * plain[:, 0].norm()
+    mixed.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
 def test_rope_keeps_the_tiled_angles_of_the_reference() -> None:
     """Channel by channel, from the definition: 64 channels at time 3, row 5, column 7."""
     x = torch.randn(1, 1, 2, 1, 64, dtype=torch.float64)
