@@ -11,9 +11,9 @@ import pytest
 
 from vjepa_ac_planner.config import from_mapping, load_yaml
 from vjepa_ac_planner.errors import ConfigError
-from vjepa_ac_planner.sim import collect as module
-from vjepa_ac_planner.sim.collect import CollectConfig, collect, collect_episode, resize
+from vjepa_ac_planner.sim.collect import collect, resize
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, SimConfig
+from vjepa_ac_planner.sim.play import BEHAVIOURS, CollectConfig, collect_episode
 from vjepa_ac_planner.types import Command
 
 SMALL = CollectConfig(
@@ -27,13 +27,13 @@ SMALL = CollectConfig(
 
 
 def only(behaviour: str) -> CollectConfig:
-    share = {name: float(name == behaviour) for name in module.BEHAVIOURS}
+    share = {name: float(name == behaviour) for name in BEHAVIOURS}
     return replace(
         SMALL, frames=9, random_fraction=share["random"], goal_fraction=share["goal"], yaw_fraction=0.5
     )
 
 
-@pytest.mark.parametrize("behaviour", module.BEHAVIOURS)
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
 def test_every_command_stays_in_the_workspace(
     sim: PandaSim, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +86,7 @@ def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
     states = [np.load(tmp_path / f"shard-{i:05d}-states.npy", mmap_mode="r") for i in (0, 1)]
     assert [array.shape for array in images] == [(2, 4, 32, 32, 3), (1, 4, 32, 32, 3)]
     assert [array.shape for array in states] == [(2, 4, 7), (1, 4, 7)]
-    assert np.load(tmp_path / "shard-00000-behaviours.npy").max() < len(module.BEHAVIOURS)
+    assert np.load(tmp_path / "shard-00000-behaviours.npy").max() < len(BEHAVIOURS)
     assert not list(tmp_path.glob("*.partial"))
 
     kept = tmp_path / "shard-00000-states.npy"
