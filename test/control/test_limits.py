@@ -104,6 +104,14 @@ def test_leaving_the_workspace_is_clipped_and_says_so():
     ]
 
 
+def test_the_rounding_of_a_plan_in_float32_is_cut_without_a_word():
+    base = np.array([0.6, 0.0, 0.3, 3.1, 0.0, -0.7, 0.2])
+    action = np.array([0.1 + 3e-8, 0, 0, 0, 0, 0, 0])
+    assert base[0] + action[0] > 0.7
+    target, findings = limit_step(base, action, LIMITS)
+    assert (target[0], findings) == (0.7, ())
+
+
 def test_from_far_outside_only_motion_back_is_let_through():
     base = np.array([0.5, 0.4, 0.3, 3.1, 0.0, -0.7, 0.2])
     back, findings = limit_step(base, [0.02, -0.05, 0, 0, 0, 0, 0], LIMITS)
@@ -144,6 +152,13 @@ def test_a_setpoint_stream_arrives():
     for _ in range(60):
         pose = limit_setpoint(pose, target, 0.02, LIMITS)
     np.testing.assert_allclose(pose, target, atol=1e-9)
+
+
+def test_a_stream_that_stalled_does_not_jump():
+    slow = MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6), max_speed=0.1, max_gripper_speed=1.0)
+    pose = np.array([0.4, 0.0, 0.3, 3.0, 0.1, -0.7, 0.0])
+    after = limit_setpoint(pose, pose + [0.2, 0, 0, 0, 0, 0, 1], 10.0, slow)
+    np.testing.assert_allclose(after, pose + [0.025, 0, 0, 0, 0, 0, 0.25], atol=1e-9)
 
 
 @pytest.mark.parametrize("dt", [0.0, -1.0, float("nan")])

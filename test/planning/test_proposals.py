@@ -53,6 +53,7 @@ def test_imagined_positions_never_leave_the_workspace_nor_go_further_out(start, 
     position = torch.tensor(start)
     space = ActionSpace(SearchConfig(xyz=0.2), 4, "cpu", position, torch.stack((low, high)))
     actions = space.clip(torch.randn(50, 4, 7, generator=torch.Generator().manual_seed(seed)))
+    assert actions[..., :3].abs().max() <= 0.2 + 1e-6  # from far outside it does not jump back in
     way = torch.cat((position.expand(50, 1, 3), position + actions[..., :3].cumsum(1)), dim=1)
     outside = torch.maximum(low - way, way - high).clamp(min=0)  # [K, H + 1, 3]
     assert (outside[:, 1:] <= outside[:, :-1] + 1e-6).all()

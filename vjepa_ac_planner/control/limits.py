@@ -21,6 +21,9 @@ from vjepa_ac_planner.types import STATE_DIM, FloatArray
 
 Effect = Literal["limited", "hold", "pause"]
 
+_ROUNDING = 1e-6
+"""Less than this [m, rad] beyond a limit is cut too, but not worth a word: plans are made in float32."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -129,7 +132,7 @@ def limit_step(base: Any, action: Any, limits: MotionLimits) -> tuple[FloatArray
     low, high = np.minimum(limits.low, position), np.maximum(limits.high, position)
     wanted = position + action[:3]
     allowed = np.clip(wanted, low, high)
-    if (allowed != wanted).any():
+    if np.abs(allowed - wanted).max() > _ROUNDING:
         findings.append(_workspace_finding(wanted, limits, "limited"))
     distance = limits.outside(position)
     if distance > limits.workspace_slack and not limits.outside(allowed) < distance:
@@ -187,15 +190,19 @@ def _shortened(
     if length > bound:
         # Huge numbers overflow to an infinite length, and have no direction worth keeping.
         action[:3] = action[:3] / length * bound if np.isfinite(length) else 0.0
-        findings.append(Finding("max_translation", f"{length:.3f} m", f"{bound:.3f} m", "limited"))
+        if length > bound + _ROUNDING:
+            findings.append(Finding("max_translation", f"{length:.3f} m", f"{bound:.3f} m", "limited"))
     bound = limits.rotation(seconds)
     angle = rotation_angle(action[3:6])
     if angle > bound:
         action[3:6] = limit_rotation(action[3:6], bound)
-        findings.append(Finding("max_rotation", f"{angle:.3f} rad", f"{bound:.3f} rad", "limited"))
+        if angle > bound + _ROUNDING:
+            findings.append(Finding("max_rotation", f"{angle:.3f} rad", f"{bound:.3f} rad", "limited"))
     bound = limits.gripper(seconds)
     if abs(action[6]) > bound:
-        findings.append(Finding("max_gripper_speed", f"{action[6]:+.3f}", f"{bound:.3f} a step", "limited"))
+        if abs(action[6]) > bound + _ROUNDING:
+            text = f"{bound:.3f} a step"
+            findings.append(Finding("max_gripper_speed", f"{action[6]:+.3f}", text, "limited"))
         action[6] = np.clip(action[6], -bound, bound)
     return action
 

@@ -118,7 +118,8 @@ class CEM:
             std = torch.maximum(std, config.min_std * space.std)
 
             trace.add(elite_energy[0], _mean_of(elite_energy, finite), energy.isfinite().sum(), mean, std)
-            stop = pace.check((elite_std / space.std)[:, list(space.axes)].max())
+            # An axis that is not searched gives 0 / 0; choosing the others would wait for the device.
+            stop = pace.check((elite_std / space.std).nan_to_num(0.0).max())
             if stop is not None:
                 break
 

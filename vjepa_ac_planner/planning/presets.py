@@ -91,7 +91,7 @@ def config_file(name: str) -> Path:
 
 
 def _roots() -> Iterator[Path]:
-    """Folders that may hold ``config/``: the source tree, then ``share`` of everything installed above us."""
+    """Folders that may hold ``config/``: the source tree, then ``share`` of what is installed above us."""
     package = Path(__file__).resolve().parents[1]
     if (package.parent / "package.xml").is_file():  # a source tree, not site-packages
         yield package.parent
