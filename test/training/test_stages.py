@@ -14,18 +14,18 @@ from vjepa_ac_planner import geometry
 from vjepa_ac_planner.config import from_mapping
 from vjepa_ac_planner.errors import CheckpointError, ConfigError, InputError, PlannerError
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
+from vjepa_ac_planner.training.alignment import aligned_encoder
 from vjepa_ac_planner.training.data import PlayData, rewrap_roll
 from vjepa_ac_planner.training.encoder import MaskDenoising, pretrained_encoder, train_encoder
 from vjepa_ac_planner.training.export import acceptance, export_model
-from vjepa_ac_planner.training.joint import joint_modules
 from vjepa_ac_planner.training.loop import LoopConfig, optimise
 from vjepa_ac_planner.training.recipe import Recipe, load_recipe
 from vjepa_ac_planner.training.scaling import InputScales, fold_scales, scale_inputs
 from vjepa_ac_planner.training.stages import (
     frozen_encoder,
+    run_alignment,
     run_encoder,
     run_evaluate,
-    run_joint,
     run_predictor,
 )
 from vjepa_ac_planner.world_model import WorldModel
@@ -47,7 +47,7 @@ def recipe() -> Recipe:
                 "batch": 4,
                 "loop": loop,
             },
-            "joint": {"encoder": ENCODER, "predictor": PREDICTOR, "episodes": 2, "loop": loop},
+            "alignment": {"encoder": ENCODER, "episodes": 2, "loop": loop},
             "predictor": {"predictor": PREDICTOR, "batch": 2, "loop": loop},
         },
     )
@@ -77,7 +77,7 @@ def play(tmp_path: Path) -> Path:
 def test_stages_run_in_order_and_export_a_model_that_loads(recipe, play, tmp_path) -> None:
     run = tmp_path / "run"
     run_encoder(recipe, play, run)
-    run_joint(recipe, play, play, run)
+    run_alignment(recipe, play, play, run)
     run_predictor(recipe, play, play, run)
     figures = run_evaluate(recipe, play, run)
     assert {
@@ -166,9 +166,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(recipe, play, tmp_path
 def test_a_truncated_checkpoint_is_an_error_that_names_it(tmp_path) -> None:
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 not all of it")
     with pytest.raises(CheckpointError, match=r"state\.pt: cannot be read .* delete it to start again"):
-        joint_modules(tmp_path)
+        aligned_encoder(tmp_path)
     with pytest.raises(CheckpointError, match="run the stage before this one first"):
-        joint_modules(tmp_path / "nothing")
+        aligned_encoder(tmp_path / "nothing")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(recipe, play, tmp_path) -> None:
@@ -210,7 +210,7 @@ def test_windows_hold_the_actions_between_their_states(play) -> None:
     assert batch.images.shape == (16, 4, 32, 32, 3)
     moved = geometry.step(batch.states[:, :-1], batch.actions)
     assert torch.allclose(moved[..., :3], batch.states[:, 1:, :3], atol=1e-6)
-    with pytest.raises(InputError, match=r"clip length: received 9, allowed 2 \.\. 6"):
+    with pytest.raises(InputError, match=r"clip length: received 9, allowed 1 \.\. 6"):
         data.windows(1, 9, torch.Generator())
 
 

@@ -18,7 +18,7 @@ The whole way, each step resumable by the same command:
   vjepa-ac train collect --out runs/play
   vjepa-ac train collect --out runs/held-out --episodes 200 --seed 50000
   vjepa-ac train encoder
-  vjepa-ac train joint
+  vjepa-ac train alignment
   vjepa-ac train predictor
   vjepa-ac train evaluate
   vjepa-ac train export --out models/panda-sim
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
     collect.add_argument("--processes", type=at_least(1), help="(default: the configuration's)")
     for name, summary in (
         ("encoder", "stage 1: pre-train the encoder by mask-denoising"),
-        ("joint", "stage 2: encoder and predictor together, so that latents follow the motion"),
+        ("alignment", "stage 2: align the latents of the encoder with the motion of the robot"),
         ("predictor", "stage 3: the predictor on the frozen encoder"),
     ):
         _add_run(command(train, name, run_stage, summary, STAGES)).set_defaults(stage=name)

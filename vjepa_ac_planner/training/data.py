@@ -98,8 +98,8 @@ class PlayData:
         Raises:
             InputError: clips longer than the episodes.
         """
-        if not 2 <= length <= self.length:
-            raise InputError(f"clip length: received {length}, allowed 2 .. {self.length} (an episode)")
+        if not 1 <= length <= self.length:
+            raise InputError(f"clip length: received {length}, allowed 1 .. {self.length} (an episode)")
         episode = torch.randint(len(self), (count, 1), generator=generator).expand(-1, per_episode)
         last = self.length - length + 1
         start = torch.randint(last, (count, per_episode), generator=generator)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -141,15 +139,3 @@ def baseline_figures(encoder: FrameEncoder, data: PlayData) -> dict[str, float]:
         "ranking_random_encoder": random["ranking"],
         "probe_m_random_encoder": random["probe_m"],
     }
-
-
-def held_out(
-    data: PlayData, clips: int
-) -> Callable[[FrameEncoder, ActionConditionedPredictor], dict[str, float]]:
-    """All figures of an encoder with its predictor, as a function for the training loops."""
-
-    def figures(encoder: FrameEncoder, predictor: ActionConditionedPredictor) -> dict[str, float]:
-        result, latents = encoder_figures(encoder, data)
-        return {**result, **prediction_errors(predictor, latents, data, clips=clips)}
-
-    return figures

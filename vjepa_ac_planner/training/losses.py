@@ -1,7 +1,4 @@
-"""The losses of V-JEPA 2-AC, and those that shape a small encoder's latents. All are means.
-
-Latents ``z`` are [B, T, N, D] and normalised; ``states`` are [B, T, 7] and ``actions`` [B, T - 1, 7].
-"""
+"""The losses of V-JEPA 2-AC, and the one that aligns a small encoder's latents with motion."""
 
 from __future__ import annotations
 
@@ -56,42 +53,22 @@ def prediction_loss(
     )
 
 
-def variance_loss(deviations: Tensor, floor: float) -> Tensor:
-    """Hinge that keeps every latent channel moving: mean of ``floor - std`` where std is below it.
+def motion_loss(z: Tensor, motion: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error between how latents of one scene differ and a linear function of the robot's motion.
+
+    One matrix for all scenes and states makes equal motions change the latent equally wherever they
+    start, so that latent distance grows with the true distance and does not saturate; and because the
+    matrix has a fixed size, latents cannot meet it by standing still.
 
     Args:
-        deviations: [S, N, D] latents minus the mean of their own episode, so that what counts is
-            what changes while the robot moves and not what tells scenes apart.
-        floor: standard deviation asked for, of a channel whose mean square is 1 by normalisation.
+        z: [E, F, N, D] latents of F frames of each of E episodes.
+        motion: [E, F, A] how far the robot had moved since the first of them, scaled to about unit size.
+        directions: [A, N, D], the effect of motion on every channel.
+
+    Returns:
+        The mean squared error, and its share of the mean square that was asked for: 1 when the
+        latents do not follow the motion at all, 0 when they do exactly.
     """
-    std = (deviations.square().mean(dim=0) + 1e-6).sqrt()  # [N, D]
-    return torch.relu(floor - std).mean()
-
-
-def covariance_loss(deviations: Tensor) -> Tensor:
-    """Mean squared correlation between different channels: keeps a latent from repeating one number.
-
-    Args:
-        deviations: [S, N, D] latents minus the mean of their own episode.
-    """
-    samples = deviations.flatten(0, 1)  # [S * N, D]
-    covariance = samples.T @ samples / len(samples)
-    scale = covariance.diagonal().clamp(min=1e-6).rsqrt()
-    correlation = covariance * scale[:, None] * scale[None, :]
-    channels = len(correlation)
-    return (correlation.square().sum() - channels) / (channels * (channels - 1))
-
-
-def straightness_loss(z: Tensor, actions: Tensor, effect: Tensor) -> Tensor:
-    """L1 between the change of a latent over one step and a linear function of the action.
-
-    One matrix for all states makes equal motions change the latent equally wherever they start, so
-    that the latent's L1 distance grows with the true distance instead of saturating.
-
-    Args:
-        z: [B, T, N, D].
-        actions: [B, T - 1, A], scaled to about unit size.
-        effect: [A, N, D], learned.
-    """
-    expected = torch.einsum("bta,and->btnd", actions, effect)
-    return (z[:, 1:] - z[:, :-1] - expected).abs().mean()
+    expected = torch.einsum("efa,and->efnd", motion - motion.mean(dim=1, keepdim=True), directions)
+    error = (z - z.mean(dim=1, keepdim=True) - expected).square().mean()
+    return error, error.detach() / expected.detach().square().mean().clamp(min=1e-12)

@@ -58,14 +58,10 @@ def encode_frames(encoder: FrameEncoder, data: PlayData, batch: int = 256) -> Te
 class PredictorStage:
     """The stage for :func:`~vjepa_ac_planner.training.loop.optimise`."""
 
-    def __init__(
-        self, config: PredictorTraining, data: PlayData, latents: Tensor, start: dict[str, Tensor] | None
-    ) -> None:
+    def __init__(self, config: PredictorTraining, data: PlayData, latents: Tensor) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.data, self.latents = config, data, latents
         self.predictor = scale_inputs(ActionConditionedPredictor(config.predictor), config.scales)
-        if start is not None:
-            self.predictor.load_state_dict(start)
         self.modules = {"predictor": self.predictor}
 
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,12 +81,11 @@ def train_predictor(
     config: PredictorTraining,
     data: PlayData,
     encoder: FrameEncoder,
-    start: dict[str, Tensor] | None,
     folder: Path,
     evaluate: Callable[[PredictorStage], dict[str, float]] | None = None,
 ) -> None:
-    """Run stage 3 from the predictor of stage 2 (or from chance for None); resumes where it stopped."""
-    stage = PredictorStage(config, data, encode_frames(encoder, data), start)
+    """Run stage 3; resumes where it stopped. The result is ``folder/state.pt``."""
+    stage = PredictorStage(config, data, encode_frames(encoder, data))
     optimise(
         stage,
         config.loop,

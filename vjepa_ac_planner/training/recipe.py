@@ -8,8 +8,8 @@ from pathlib import Path
 from vjepa_ac_planner.config import from_mapping, load_yaml
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.models import ModelDescription
+from vjepa_ac_planner.training.alignment import AlignmentTraining
 from vjepa_ac_planner.training.encoder import EncoderTraining
-from vjepa_ac_planner.training.joint import JointTraining
 from vjepa_ac_planner.training.predictor import PredictorTraining
 
 
@@ -23,16 +23,14 @@ class Recipe:
 
     model: ModelDescription
     encoder: EncoderTraining
-    joint: JointTraining
+    alignment: AlignmentTraining
     predictor: PredictorTraining
 
     def __post_init__(self) -> None:
-        if not self.model.encoder == self.encoder.encoder == self.joint.encoder:
+        if not self.model.encoder == self.encoder.encoder == self.alignment.encoder:
             raise ConfigError("encoder: the stages and the model must have the same sizes")
-        if not self.model.predictor == self.joint.predictor == self.predictor.predictor:
-            raise ConfigError("predictor: the stages and the model must have the same sizes")
-        if self.joint.scales != self.predictor.scales:
-            raise ConfigError("scales: stages 2 and 3 must have the same")
+        if self.model.predictor != self.predictor.predictor:
+            raise ConfigError("predictor: the stage and the model must have the same sizes")
 
 
 def load_recipe(path: str | Path) -> Recipe:

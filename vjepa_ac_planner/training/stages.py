@@ -1,6 +1,6 @@
 """The stages as commands: read what the stage before left in the run folder, train, leave the next.
 
-A run folder holds ``encoder/``, ``joint/`` and ``predictor/`` (a checkpoint and metrics each).
+A run folder holds ``encoder/``, ``alignment/`` and ``predictor/`` (a checkpoint and metrics each).
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import torch
 
 from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.nn.encoder import FrameEncoder
+from vjepa_ac_planner.training.alignment import aligned_encoder, train_alignment
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.encoder import pretrained_encoder, train_encoder
 from vjepa_ac_planner.training.evaluate import (
     baseline_figures,
     encoder_figures,
-    held_out,
     prediction_errors,
 )
 from vjepa_ac_planner.training.export import export_model
-from vjepa_ac_planner.training.joint import joint_modules, train_joint
 from vjepa_ac_planner.training.predictor import train_predictor, trained_predictor
 from vjepa_ac_planner.training.recipe import Recipe
 
@@ -34,20 +33,20 @@ def run_encoder(recipe: Recipe, data: Path, run: Path) -> None:
     train_encoder(recipe.encoder, _play(data, recipe), run / "encoder")
 
 
-def run_joint(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
+def run_alignment(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
     """Stage 2, from the encoder of stage 1."""
-    figures = held_out(PlayData.load(test, episodes=QUICK_EPISODES), QUICK_EPISODES)
-    train_joint(
-        recipe.joint,
+    quick = PlayData.load(test, episodes=QUICK_EPISODES)
+    train_alignment(
+        recipe.alignment,
         _play(data, recipe),
         pretrained_encoder(run / "encoder"),
-        run / "joint",
-        lambda stage: figures(stage.encoder, stage.predictor),
+        run / "alignment",
+        lambda encoder: encoder_figures(encoder, quick)[0],
     )
 
 
 def run_predictor(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
-    """Stage 3, on the frozen encoder of stage 2 and from its predictor."""
+    """Stage 3, on the frozen encoder of stage 2."""
     encoder = frozen_encoder(recipe, run)
     quick = PlayData.load(test, episodes=QUICK_EPISODES)
     _, latents = encoder_figures(encoder, quick)
@@ -55,7 +54,6 @@ def run_predictor(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
         recipe.predictor,
         _play(data, recipe),
         encoder,
-        joint_modules(run / "joint")["predictor"],
         run / "predictor",
         lambda stage: prediction_errors(stage.predictor, latents, quick, clips=QUICK_EPISODES),
     )
@@ -95,7 +93,7 @@ def run_export(recipe: Recipe, test: Path, run: Path, folder: Path) -> dict[str,
 def frozen_encoder(recipe: Recipe, run: Path) -> FrameEncoder:
     """The encoder of stage 2."""
     encoder = FrameEncoder(recipe.model.encoder)
-    encoder.load_state_dict(joint_modules(run / "joint")["encoder"])
+    encoder.load_state_dict(aligned_encoder(run / "alignment"))
     return encoder.requires_grad_(False).eval()
 
 
