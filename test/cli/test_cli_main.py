@@ -27,7 +27,7 @@ def test_the_commands_that_others_rely_on_exist():
         COMMANDS
     )
     assert {("models", name) for name in ("list", "info", "convert", "verify")} <= set(COMMANDS)
-    stages = ("collect", "encoder", "joint", "predictor", "evaluate", "export")
+    stages = ("collect", "encoder", "alignment", "predictor", "evaluate", "export")
     assert {("train", name) for name in stages} <= set(COMMANDS)
 
 

@@ -98,8 +98,8 @@ def run_stage(args: argparse.Namespace) -> int:
     recipe = _prepare(args)
     if args.stage == "encoder":
         stages.run_encoder(recipe, args.data, args.run)
-    elif args.stage == "joint":
-        stages.run_joint(recipe, args.data, args.test, args.run)
+    elif args.stage == "alignment":
+        stages.run_alignment(recipe, args.data, args.test, args.run)
     else:
         stages.run_predictor(recipe, args.data, args.test, args.run)
     say(f"{args.run / args.stage}: done")
