@@ -11,7 +11,7 @@ SHARE = f"share/{PACKAGE}"
 
 
 def version() -> str:
-    """The version stands once, in the package; reading the text avoids importing it before it is installed."""
+    """It stands once, in the package, which is read as text: its needs are not installed yet."""
     text = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
