@@ -171,6 +171,8 @@ print(os.environ.get("MUJOCO_GL", "window system"), rate)
 
 def gl() -> Check:
     """Headless rendering: one real frame of the simulator."""
+    from vjepa_ac_planner.sim.gl import GL_HINT
+
     if importlib.util.find_spec("mujoco") is None:
         return Check(
             "gl", "absent", "not tried: mujoco is not installed", "pip install 'vjepa_ac_planner[sim]'"
@@ -184,10 +186,9 @@ def gl() -> Check:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1] if lines else f"the renderer ended with code {done.returncode}"
-        remedy = (
-            "Debian, Ubuntu: apt-get install -y libegl1 libgl1-mesa-dri; or libosmesa6 and MUJOCO_GL=osmesa"
-        )
-        return Check("gl", "broken", reason.rpartition("MissingDependencyError: ")[2], remedy)
+        remedy = GL_HINT.partition(": ")[2]
+        reason = reason.rpartition("MissingDependencyError: ")[2].replace(f": {remedy}", "")
+        return Check("gl", "broken", reason, f"Debian, Ubuntu: {remedy}")
     backend, rate = done.stdout.strip().rsplit(maxsplit=1)
     detail = f"{backend}, {float(rate):.0f} frames/s at 128x128 pixels"
     return Check("gl", "ok", detail, measured={"backend": backend, "frames_per_second": float(rate)})
