@@ -43,7 +43,7 @@ def test_a_chart_from_zero_shows_zero():
     svg = line_chart([Series("s", [5.0, 6.0])], x_label="x", y_label="y")
     assert ">0</text>" in svg
     assert ">0</text>" not in line_chart(
-        [Series("s", [5.0, 6.0], x=[1.0, 2.0])], x_label="x", y_label="y", y_from_zero=False
+        [Series("s", [5.0, 6.0], first=1)], x_label="x", y_label="y", y_from_zero=False
     )
 
 

@@ -17,12 +17,12 @@ class Series:
 
     label: str
     y: Sequence[float]
-    x: Sequence[float] | None = None
-    """Defaults to 0, 1, 2, ..."""
     color: str = "a"
     """Name of a CSS class: a, b or c."""
     dashed: bool = False
     dots: bool = True
+    first: int = 0
+    """Position of the first value; the others follow at 1."""
     step: int | None = None
     """The step of the run this line belongs to: the page highlights it together with that step."""
 
@@ -109,7 +109,7 @@ def line_chart(
 
 
 def _positions(s: Series) -> Sequence[float]:
-    return s.x if s.x is not None else [float(i) for i in range(len(s.y))]
+    return [float(s.first + i) for i in range(len(s.y))]
 
 
 def _line(s: Series, px: Callable[[float], float], py: Callable[[float], float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 
@@ -167,7 +167,8 @@ def _run(report: Report) -> str:
         '<div class="player" hidden><div><div class="stage"></div>'
         '<div class="controls"><button type="button">Play</button>'
         '<input type="range" min="0" value="0" step="1" aria-label="step"></div></div>'
-        f'<div class="panel"><div class="now"></div><div class="goal"></div>{legend()}</div></div>'
+        '<div class="panel"><div class="now"></div>'
+        f'<div class="below"><div class="goal"></div>{legend()}</div></div></div>'
         f'<div class="sheet">{sheet}</div></section>'
     )
 
@@ -178,7 +179,6 @@ def _key(color: str, text: str, dashed: bool = False) -> str:
 
 def _charts(report: Report) -> str:
     steps = report.steps
-    numbers = _count(steps)
     distance = line_chart(
         [Series("distance [cm]", [s.distance * 100 for s in steps] + [report.final_distance * 100])],
         x_label="steps taken",
@@ -188,8 +188,8 @@ def _charts(report: Report) -> str:
     )
     energy = line_chart(
         [
-            Series("standing still", [s.zero_energy for s in steps], numbers, "c", dashed=True),
-            Series("plan", [s.energy for s in steps], numbers),
+            Series("standing still", [s.zero_energy for s in steps], "c", dashed=True, first=1),
+            Series("plan", [s.energy for s in steps], first=1),
         ],
         x_label="step",
         y_label="energy",
@@ -200,16 +200,17 @@ def _charts(report: Report) -> str:
             line
             for k, s in enumerate(steps)
             for line in (
-                Series("elite mean", s.elite_energy, _count(s.elite_energy), "c", dots=False, step=k),
-                Series("best", s.best_energy, _count(s.best_energy), "a", dots=False, step=k),
+                Series("elite mean", _shares(s, s.elite_energy), color="c", dots=False, step=k, first=1),
+                Series("best", _shares(s, s.best_energy), dots=False, step=k, first=1),
             )
         ],
         x_label="CEM iteration",
-        y_label="energy",
+        y_label="share of standing still's energy",
         y_from_zero=False,
+        reference=(1.0, "standing still"),
     )
     seconds = line_chart(
-        [Series("plan time [ms]", [s.plan_seconds * 1000 for s in steps], numbers, "b")],
+        [Series("plan time [ms]", [s.plan_seconds * 1000 for s in steps], "b", first=1)],
         x_label="step",
         y_label="plan time [ms]",
         reference=(report.control_period * 1000, f"control period: {report.control_period * 1000:.0f} ms"),
@@ -225,7 +226,7 @@ def _charts(report: Report) -> str:
         ),
         (
             "How CEM converges",
-            "energy by iteration; the shown step stands out",
+            "share of standing still&rsquo;s energy; the shown step stands out",
             _key("a", "best candidate") + _key("c", "mean of the elites"),
             convergence,
         ),
@@ -239,9 +240,9 @@ def _charts(report: Report) -> str:
     return f'<section><h2>What the planner thought</h2><div class="grid2">{body}</div></section>'
 
 
-def _count(values: Sized) -> list[float]:
-    """1, 2, ... as many as there are values."""
-    return [float(i) for i in range(1, len(values) + 1)]
+def _shares(step: StepRecord, energies: Iterable[float]) -> list[float]:
+    """Energies relative to standing still, so that steps far from and near to the goal compare."""
+    return [energy / step.zero_energy if step.zero_energy > 0 else math.nan for energy in energies]
 
 
 def _landscapes(landscapes: tuple[Landscape, ...]) -> str:
