@@ -154,6 +154,7 @@ class Recorder:
             if step.plan is None:
                 continue
             score = planner.energy(step.observation, step.goal)
+            away = 100 * float(np.linalg.norm(ways[index]))
             truth = ways[index] * min(1.0, bound / np.abs(ways[index]).max())
             for axes in PLANES:
                 i, j = (ACTION_NAMES.index(axis) for axis in axes)
@@ -166,7 +167,7 @@ class Recorder:
                 )
                 maps.append(
                     Landscape(
-                        title=f"Step {index + 1}: {axes[0]} and {axes[1]}",
+                        title=f"Step {index + 1}, {away:.0f} cm away: {axes[0]} and {axes[1]}",
                         axes=axes,
                         span=bound,
                         energies=slice_.energies,
