@@ -5,6 +5,7 @@ import torch
 
 from vjepa_ac_planner.cli.bench import rollout_flops, uncached_rollout
 from vjepa_ac_planner.nn.predictor import PredictorConfig
+from vjepa_ac_planner.planning.presets import PlannerConfig
 
 
 def test_the_published_candidate_step_is_0162_tflop():
@@ -52,7 +53,7 @@ def test_figures(command, tmp_path, read_json):
     )
     assert code == 0
     record = read_json(out)
-    assert record["evaluations"] == 8 * 4
+    assert 0 < record["evaluations"] <= 8 * PlannerConfig.preset("demo").cem.iterations
     assert record["p50_plan_s"] <= record["p95_plan_s"]
     assert record["candidate_steps_per_s"] > 0 and record["peak_memory_bytes"] > 1e7
     assert 0 < record["share_of_matmul"] < 2
