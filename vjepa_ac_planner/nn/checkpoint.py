@@ -21,7 +21,13 @@ from vjepa_ac_planner.config import to_mapping
 from vjepa_ac_planner.errors import CheckpointError, DeviceMemoryError
 from vjepa_ac_planner.nn.encoder import EncoderConfig, FrameEncoder
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
-from vjepa_ac_planner.nn.storage import StoredTensor, read_safetensors, replacing, write_safetensors
+from vjepa_ac_planner.nn.storage import (
+    StoredTensor,
+    all_finite,
+    read_safetensors,
+    replacing,
+    write_safetensors,
+)
 
 Weights = Mapping[str, StoredTensor]
 
@@ -140,7 +146,7 @@ def load(
             for name in module.state_dict():
                 stored = weights[theirs + name.removeprefix(ours)].read()
                 state[name] = stored.to(device=device, dtype=dtype, copy=True)
-                finite[theirs + name.removeprefix(ours)] = state[name].isfinite().all()
+                finite[theirs + name.removeprefix(ours)] = all_finite(state[name])
             module.load_state_dict(state, assign=True)
             module.requires_grad_(False)
     except (

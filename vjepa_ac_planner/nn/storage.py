@@ -72,7 +72,7 @@ def write_safetensors(
         file.write(text)
         for name, stored in tensors.items():
             values = stored.read().detach().to("cpu", dtype).contiguous()
-            if not values.isfinite().all():
+            if not all_finite(values):
                 raise CheckpointError(
                     f"{path}: not written, since {name} holds NaN or infinite values; "
                     "the source is damaged or its training diverged"
@@ -105,6 +105,15 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
             shape = tuple(handle.get_slice(name).get_shape())
             tensors[name] = StoredTensor(shape, partial(handle.get_tensor, name))
     return tensors
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """Whether a tensor holds neither NaN nor infinite values, as a bool tensor on its device.
+
+    Either makes the sum NaN or infinite too, and a sum is several times quicker than a look at each of a
+    billion weights. (Weights so large that they overflow it are no weights.)
+    """
+    return values.float().sum().isfinite()
 
 
 @contextmanager
