@@ -13,12 +13,13 @@ import torch
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.config import from_mapping
 from vjepa_ac_planner.errors import CheckpointError, ConfigError, InputError, PlannerError
-from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
+from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig, latent_norm
 from vjepa_ac_planner.training.alignment import aligned_encoder
 from vjepa_ac_planner.training.data import PlayData, rewrap_roll
 from vjepa_ac_planner.training.encoder import MaskDenoising, pretrained_encoder, train_encoder
 from vjepa_ac_planner.training.export import acceptance, export_model
 from vjepa_ac_planner.training.loop import LoopConfig, optimise
+from vjepa_ac_planner.training.predictor import start_from_copy, trained_predictor
 from vjepa_ac_planner.training.recipe import Recipe, load_recipe
 from vjepa_ac_planner.training.scaling import InputScales, fold_scales, scale_inputs
 from vjepa_ac_planner.training.stages import (
@@ -89,8 +90,6 @@ def test_stages_run_in_order_and_export_a_model_that_loads(recipe, play, tmp_pat
         "shuffled",
         "probe_m",
     } <= set(figures)
-
-    from vjepa_ac_planner.training.predictor import trained_predictor
 
     predictor = trained_predictor(recipe.predictor, run / "predictor")
     data = PlayData.load(play)
@@ -192,6 +191,22 @@ def test_folding_scales_keeps_the_function_and_leaves_the_plain_names() -> None:
     fold_scales(predictor)
     assert torch.allclose(before, predictor(z, states, actions), atol=1e-6)
     assert set(predictor.state_dict()) == set(ActionConditionedPredictor(config).state_dict())
+
+
+@pytest.mark.parametrize("dim", [8, 12])
+def test_a_new_predictor_starts_by_copying_the_latent(dim: int) -> None:
+    config = PredictorConfig(latent_dim=8, dim=dim, depth=2, heads=1, grid=(2, 2))
+    predictor = start_from_copy(ActionConditionedPredictor(config))
+    z = latent_norm(torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        predicted = predictor(z, torch.randn(2, 3, 7), torch.randn(2, 3, 7))
+    assert torch.allclose(latent_norm(predicted), z, atol=1e-4)
+
+
+def test_a_predictor_narrower_than_the_latent_cannot_copy_it() -> None:
+    config = PredictorConfig(latent_dim=16, dim=12, depth=1, heads=2, grid=(2, 2))
+    with pytest.raises(ConfigError, match="predictor dim: received 12, allowed 16"):
+        start_from_copy(ActionConditionedPredictor(config))
 
 
 def test_rewrapped_rolls_are_the_same_rotations() -> None:

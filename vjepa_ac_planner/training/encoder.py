@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.nn.encoder import EncoderConfig
@@ -73,8 +73,9 @@ class MaskDenoising:
         torch.manual_seed(config.loop.seed)
         model = VJEPA2Model(config.encoder.transformers_config(**config.predictor.options()))
         self.config, self.data = config, data
-        self.encoder: nn.Module = model.encoder
-        self.predictor: nn.Module = model.predictor
+        # Any: the parts of transformers' encoder are called one by one, and nn.Module does not name them.
+        self.encoder: Any = model.encoder
+        self.predictor: Any = model.predictor
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.modules = {"encoder": self.encoder, "predictor": self.predictor, "target": self.target}
 
@@ -114,7 +115,8 @@ class MaskDenoising:
         seen = tokens.gather(1, index)
         for layer in self.encoder.layer:
             seen = layer(seen, visible)[0]
-        return torch.zeros_like(tokens).scatter(1, index, self.encoder.layernorm(seen))
+        latents: Tensor = torch.zeros_like(tokens).scatter(1, index, self.encoder.layernorm(seen))
+        return latents
 
 
 def train_encoder(config: EncoderTraining, data: PlayData, folder: Path) -> None:

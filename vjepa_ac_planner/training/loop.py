@@ -61,8 +61,10 @@ class LoopConfig:
 class Stage(Protocol):
     """What one kind of training brings: its modules and its loss."""
 
-    modules: Mapping[str, nn.Module]
-    """Everything that a checkpoint must hold; parameters that ask for gradients are optimised."""
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Everything that a checkpoint must hold; parameters that ask for gradients are optimised."""
+        ...
 
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw a batch, return what to minimise and what to log; progress runs from 0 to 1."""
@@ -109,8 +111,9 @@ def optimise(
     parameters = [p for m in stage.modules.values() for p in m.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]
     plain = [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+        groups,
         lr=config.lr,
         weight_decay=config.weight_decay,
         betas=(0.9, 0.98),

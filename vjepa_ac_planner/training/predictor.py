@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vjepa_ac_planner.config import check_range
+from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.nn.encoder import FrameEncoder
+from vjepa_ac_planner.nn.layers import Block
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.data import PlayData
@@ -55,13 +57,47 @@ def encode_frames(encoder: FrameEncoder, data: PlayData, batch: int = 256) -> Te
     return latents.unflatten(0, data.images.shape[:2])
 
 
+@torch.no_grad()
+def start_from_copy(predictor: ActionConditionedPredictor) -> ActionConditionedPredictor:
+    """Initialise so that the predictor begins by copying the latent, exactly, in place.
+
+    One step changes a latent by a small part of its size, so a predictor that must first find the
+    identity spends most of a short training on it. A normalised latent has mean 0 and mean square 1
+    over its channels, so it passes the last LayerNorm unchanged up to the scale that is undone here.
+
+    Args:
+        predictor: freshly made; must be at least as wide as the latents.
+
+    Raises:
+        ConfigError: it is narrower, and cannot copy.
+    """
+    config = predictor.config
+    if config.dim < config.latent_dim:
+        raise ConfigError(
+            f"predictor dim: received {config.dim}, allowed {config.latent_dim} (the latent's) or more, "
+            "to start from a copy of the latent"
+        )
+    nn.init.eye_(predictor.embed.weight)
+    nn.init.eye_(predictor.out.weight)
+    predictor.out.weight.mul_((config.latent_dim / config.dim) ** 0.5)
+    for block in predictor.blocks:
+        assert isinstance(block, Block)
+        nn.init.zeros_(block.attention.out.weight)
+        nn.init.zeros_(block.mlp.down.weight)
+    # Without an offset, the LayerNorm after it would divide out how large an action is.
+    for layer in (predictor.action_embed, predictor.state_embed):
+        nn.init.trunc_normal_(layer.bias, std=0.05)
+    return predictor
+
+
 class PredictorStage:
     """The stage for :func:`~vjepa_ac_planner.training.loop.optimise`."""
 
     def __init__(self, config: PredictorTraining, data: PlayData, latents: Tensor) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.data, self.latents = config, data, latents
-        self.predictor = scale_inputs(ActionConditionedPredictor(config.predictor), config.scales)
+        predictor = start_from_copy(ActionConditionedPredictor(config.predictor))
+        self.predictor = scale_inputs(predictor, config.scales)
         self.modules = {"predictor": self.predictor}
 
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,7 +8,6 @@ leaves the plain published architecture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,4 +59,4 @@ def fold_scales(predictor: ActionConditionedPredictor) -> ActionConditionedPredi
     for layer in (predictor.action_embed, predictor.state_embed):
         if parametrize.is_parametrized(layer):
             parametrize.remove_parametrizations(layer, "weight")
-    return cast(ActionConditionedPredictor, predictor)
+    return predictor
