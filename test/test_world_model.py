@@ -140,6 +140,16 @@ def test_untrained_has_the_architecture_and_is_reproducible() -> None:
     assert (latents[0] - latents[1]).abs().max() > 1e-3  # actions matter
 
 
+@pytest.mark.slow
+def test_compiled_equals_plain(model: WorldModel) -> None:
+    compiled = WorldModel(model.description, model.encoder, model.predictor, compile=True)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    torch.testing.assert_close(compiled.encode(image), model.encode(image), atol=1e-5, rtol=0)
+    actions = ACTIONS[:, :1]
+    plain, _ = model.rollout(Z0, S0, actions)
+    torch.testing.assert_close(compiled.rollout(Z0, S0, actions)[0], plain, atol=1e-5, rtol=0)
+
+
 def test_wrong_shapes_are_refused(model: WorldModel) -> None:
     with pytest.raises(
         InputError, match=r"rollout: expected z0 \[tokens, channels\].*received \(1, 16, 128\)"
