@@ -16,7 +16,7 @@ PACKAGE = "vjepa_ac_planner"
 ROOT = Path(vjepa_ac_planner.__file__).parent
 
 LAYERS = (
-    {"errors", "types", "config", "geometry"},
+    {"errors", "types", "config", "geometry", "resources"},
     {"nn"},
     {"models", "preprocess", "world_model"},
     {"planning"},
@@ -40,7 +40,7 @@ HEAVY = ("rclpy", "mujoco", "rosbags", "tqdm", "PIL", "gymnasium_robotics")
 SLOW = ("torch", "transformers", "cv2", *HEAVY)
 """What must not be loaded before it is used."""
 CORE = (
-    "errors", "types", "config", "geometry", "models", "preprocess", "world_model",
+    "errors", "types", "config", "geometry", "resources", "models", "preprocess", "world_model",
     "planning.planner", "planning.landscape", "control.mpc", "control.goals", "cli.main",
 )  # fmt: skip
 

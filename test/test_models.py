@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vjepa_ac_planner import models
+from vjepa_ac_planner import models, resources
 from vjepa_ac_planner.config import from_mapping, to_mapping
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
 from vjepa_ac_planner.models import ModelDescription, find_model, list_models, load_description
@@ -39,7 +39,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No model is found but those below the returned folder."""
     package = tmp_path / "prefix" / "lib" / "python3" / "site-packages" / "vjepa_ac_planner"
     package.mkdir(parents=True)
-    monkeypatch.setattr(models, "__file__", str(package / "models.py"))
+    monkeypatch.setattr(resources, "__file__", str(package / "resources.py"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     monkeypatch.delenv(models.FOLDERS_VARIABLE, raising=False)

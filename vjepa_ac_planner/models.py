@@ -15,8 +15,8 @@ from vjepa_ac_planner.config import check_range, from_mapping, load_yaml
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
 from vjepa_ac_planner.nn.encoder import EncoderConfig
 from vjepa_ac_planner.nn.predictor import PredictorConfig
+from vjepa_ac_planner.resources import PACKAGE, resource_folders
 
-PACKAGE = "vjepa_ac_planner"
 FOLDERS_VARIABLE = "VJEPA_AC_MODELS"
 """Environment variable with further model folders, separated as in PATH; searched first."""
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -149,17 +149,11 @@ def user_folder() -> Path:
 def model_folders() -> tuple[Path, ...]:
     """Existing folders in which models are looked up by name, the first find winning.
 
-    In order: those of :data:`FOLDERS_VARIABLE`, the user's, the source tree's ``models/``, and
-    ``share/vjepa_ac_planner/models`` of the ROS workspaces in use and of every prefix above the package
-    (a virtual environment, a system, ``--user``, ``--target``).
+    In order: those of :data:`FOLDERS_VARIABLE`, the user's, and those of the package itself, see
+    :func:`~vjepa_ac_planner.resources.resource_folders`.
     """
-    package = Path(__file__).resolve().parent
-    places = [Path(p) for p in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if p]
-    places.append(user_folder())
-    if (package.parent / "package.xml").is_file():  # a source tree, not site-packages
-        places.append(package.parent / "models")
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    places += [prefix / "share" / PACKAGE / "models" for prefix in (*prefixes, *package.parents)]
+    named = [Path(p) for p in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if p]
+    places = (*named, user_folder(), *resource_folders("models"))
     return tuple(dict.fromkeys(place for place in places if place.is_dir()))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.planning.cem import CEMConfig
 from vjepa_ac_planner.planning.energy import EnergyOver
 from vjepa_ac_planner.planning.proposals import SearchConfig
+from vjepa_ac_planner.resources import resource_folders
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,11 @@ def config_file(name: str) -> Path:
     Raises:
         ConfigError: it is in none of the places, which are listed.
     """
-    places = list(dict.fromkeys(folder / "config" / name for folder in _roots()))
+    places = [folder / name for folder in resource_folders("config")]
     for place in places:
         if place.is_file():
             return place
     raise ConfigError(f"{name}: not found; looked at {', '.join(map(str, places))}; reinstall the package")
-
-
-def _roots() -> Iterator[Path]:
-    """Folders that may hold ``config/``: the source tree, then ``share`` of what is installed above us."""
-    package = Path(__file__).resolve().parents[1]
-    if (package.parent / "package.xml").is_file():  # a source tree, not site-packages
-        yield package.parent
-    workspaces = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    for prefix in (*workspaces, *package.parents):
-        yield prefix / "share" / package.name
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
