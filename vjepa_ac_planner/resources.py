@@ -1,4 +1,4 @@
-"""Where the files that come with the package lie: configuration and models, in a source tree or installed."""
+"""Where the files that come with the package lie: in a source tree, or where they were installed."""
 
 from __future__ import annotations
 
