@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 DATA = Path(__file__).parent / "data"
+
+# Machines are shared and slow at times, so no example has a time limit. Continuous integration draws the
+# same examples every time: a change is judged by what it changed. At a desk new ones are tried.
+hypothesis.settings.register_profile("desk", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
 @pytest.fixture(scope="session")
