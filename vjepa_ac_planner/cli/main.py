@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        code: int = args.run(args)
+        code: int = args.handler(args)
     except PlannerError as error:
         complain(f"vjepa-ac: error: {' '.join(str(error).split())}")
         return error.exit_code

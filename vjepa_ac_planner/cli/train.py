@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STAGES = """\
 The whole way, each step resumable by the same command:
   vjepa-ac train collect --out runs/play
-  vjepa-ac train collect --out runs/held-out --episodes 200 --seed 50000
+  vjepa-ac train collect --out runs/held-out --episodes 200 --seed 90000
   vjepa-ac train encoder
   vjepa-ac train alignment
   vjepa-ac train predictor

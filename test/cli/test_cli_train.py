@@ -1,0 +1,79 @@
+"""``vjepa-ac train``: a tiny model from collected data to a model folder, all through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from vjepa_ac_planner.cli.main import main
+
+ENCODER = {"image_size": 32, "dim": 24, "depth": 1, "heads": 2, "mlp_ratio": 2.0}
+PREDICTOR = {"latent_dim": 24, "dim": 24, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "grid": [2, 2]}
+LOOP = {"iterations": 2, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A folder with a recipe for a tiny model and play data really collected for it."""
+    folder = tmp_path_factory.mktemp("lab")
+    recipe = {
+        "model": {"name": "tiny", "summary": "For a test.", "encoder": ENCODER, "predictor": PREDICTOR},
+        "encoder": {
+            "encoder": ENCODER,
+            "predictor": {"dim": 12, "depth": 1, "heads": 1},
+            "batch": 4,
+            "loop": LOOP,
+        },
+        "alignment": {"encoder": ENCODER, "episodes": 2, "loop": LOOP},
+        "predictor": {"predictor": PREDICTOR, "batch": 2, "loop": LOOP},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    play = {"frames": 5, "store_size": 32, "processes": 1, "sim": {"width": 64, "height": 64}}
+    (folder / "play.yaml").write_text(yaml.safe_dump(play))
+    collect = ["train", "collect", "--config", str(folder / "play.yaml"), "--episodes", "4"]
+    assert main([*collect, "--out", str(folder / "play")]) == 0
+    return folder
+
+
+def stage(lab, name, *more):
+    where = [
+        "--recipe",
+        lab / "recipe.yaml",
+        "--data",
+        lab / "play",
+        "--test",
+        lab / "play",
+        "--run",
+        lab / "run",
+    ]
+    return main(["train", name, *map(str, where), *map(str, more)])
+
+
+def test_every_stage_runs_and_the_figures_are_judged(lab, capsys) -> None:
+    for name in ("encoder", "alignment", "predictor"):
+        assert stage(lab, name) == 0
+        assert (lab / "run" / name / "state.pt").is_file()
+
+    code = stage(lab, "evaluate", "--json", lab / "figures.json")
+    figures = json.loads((lab / "figures.json").read_text())
+    assert code == (0 if figures["accepted"] else 1)
+    assert figures["held_out_episodes"] == 4
+
+    capsys.readouterr()
+    assert stage(lab, "export", "--out", lab / "tiny") == code
+    assert (lab / "tiny" / "model.safetensors").exists() == figures["accepted"]
+    if not figures["accepted"]:
+        assert "not exported: " in capsys.readouterr().err
+
+
+def test_missing_data_is_bad_input(tmp_path, capsys) -> None:
+    assert main(["train", "encoder", "--data", str(tmp_path), "--run", str(tmp_path / "run")]) == 2
+    assert "make some with: vjepa-ac train collect" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_before_its_turn_says_which_one_is_missing(lab, tmp_path, capsys) -> None:
+    assert stage(lab, "predictor", "--run", tmp_path) == 2
+    assert "run the stage before this one first" in capsys.readouterr().err
