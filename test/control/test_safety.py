@@ -317,3 +317,43 @@ def test_what_the_configuration_refuses():
         from_mapping(SafetyConfig, {"limits": limits, "max_plan_age": 0})
     with pytest.raises(ConfigError, match="base: received 'planned', allowed 'measured', 'commanded'"):
         from_mapping(SafetyConfig, {"limits": limits, "base": "planned"})
+
+
+def test_a_scripted_pose_passes_the_same_limits() -> None:
+    layer = SafetyLayer(SafetyConfig(LIMITS))
+    start = RobotState([0.5, 0.0, 0.4, 3.1, 0.0, -0.8, 0.0], stamp=1.0)
+    far = np.array([0.5, 5.0, 0.4, 3.1, 0.0, -0.8, 1.0])
+    verdict = layer.toward(far, start, 1.0)
+    assert verdict.command.kind == "move"
+    assert verdict.findings
+    assert np.linalg.norm(verdict.command.target[:3] - start.position) <= LIMITS.max_translation + 1e-9
+    assert LIMITS.outside(verdict.command.target[:3]) <= 1e-9
+
+    near = start.vector + np.array([0.01, 0, 0, 0, 0, 0, 0])
+    assert np.allclose(layer.toward(near, start, 1.0).command.target, near, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("target", "age", "word"),
+    [
+        ([np.nan] * 7, 0.0, "target: not 7 finite numbers"),
+        ([0.5] * 6, 0.0, "target: not 7 finite numbers"),
+        ([0.5, 0.0, 0.4, 3.1, 0.0, -0.8, 0.0], 5.0, "max_state_age: 5.000 s"),
+    ],
+)
+def test_a_scripted_pose_that_is_not_usable_holds(target, age, word) -> None:
+    layer = SafetyLayer(SafetyConfig(LIMITS))
+    start = RobotState([0.5, 0.0, 0.4, 3.1, 0.0, -0.8, 0.0], stamp=1.0)
+    command = layer.toward(np.array(target), start, 1.0 + age).command
+    assert command.kind == "hold"
+    assert word in command.reason
+    assert np.array_equal(command.target, start.vector)
+
+
+def test_a_paused_layer_moves_for_no_script() -> None:
+    layer = SafetyLayer(SafetyConfig(LIMITS))
+    start = RobotState([0.5, 0.0, 0.4, 3.1, 0.0, -0.8, 0.0], stamp=1.0)
+    layer.toward(start.vector, start, 1.0, RobotStatus(mode="reflex"))
+    assert layer.toward(start.vector, start, 1.0, RobotStatus(mode="move")).command.kind == "hold"
+    layer.resume()
+    assert layer.toward(start.vector, start, 1.0, RobotStatus(mode="move")).command.kind == "move"

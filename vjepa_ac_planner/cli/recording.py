@@ -20,7 +20,8 @@ from vjepa_ac_planner.report.records import EpisodeRow, Image, Landscape, Report
 from vjepa_ac_planner.sim.evaluate import ReachResult
 from vjepa_ac_planner.sim.model import TCP_OFFSET
 from vjepa_ac_planner.sim.panda import PandaSim
-from vjepa_ac_planner.sim.tasks import REACHED, STEP_SECONDS, Task
+from vjepa_ac_planner.sim.safety import STEP_SECONDS
+from vjepa_ac_planner.sim.tasks import REACHED, Task
 from vjepa_ac_planner.types import ACTION_NAMES, FloatArray, Frame
 
 PICTURE = 640

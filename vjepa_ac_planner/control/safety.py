@@ -27,7 +27,7 @@ from vjepa_ac_planner.control.limits import (
     pose_distance,
 )
 from vjepa_ac_planner.control.rotation import rotation_vector
-from vjepa_ac_planner.types import Command, FloatArray, Observation, Plan
+from vjepa_ac_planner.types import Command, FloatArray, Observation, Plan, RobotState
 
 _CLOCK_SLACK = 0.05
 """Stamps may lie this far in the future [s]: two machines' clocks are never quite the same."""
@@ -159,24 +159,58 @@ class SafetyLayer:
             stops.append(Finding("plan", failure or "none", "a plan", "hold"))
         else:
             stops += self._doubtful(plan, now)
+        if self._stopped(stops) or plan is None:
+            return self._hold(observation.state, now, stops)
+        # A grasped object keeps the fingers from closing fully: repeating the measured closedness as a
+        # target would let go of it.
+        return self._move(plan.action, observation.state, now, keep_grip=plan.action[6] == 0.0)
+
+    def toward(
+        self, target: FloatArray, state: RobotState, now: float, status: RobotStatus | None = None
+    ) -> Verdict:
+        """A command for a pose that a script or a person asks for, where no plan is involved.
+
+        The same limits, freshness of the state and readiness of the robot; what concerns images and
+        energies does not apply. A pose further away than one step is approached by one step.
+
+        Args:
+            target: [7] pose and closedness to go to.
+            state: newest robot state.
+            now: current time on the clock of the stamps [s].
+            status: what the robot says about itself, if it does.
+        """
+        if now < self._now:
+            self.reset()
+        self._now = now if math.isfinite(now) else self._now
+        stops = [
+            *_age("max_state_age", now - state.stamp, self.config.max_state_age),
+            *self._not_ready(status),
+        ]
+        if np.shape(target) != (7,) or not np.isfinite(target).all():
+            stops.append(Finding("target", "not 7 finite numbers", "7 finite numbers", "hold"))
+        if self._stopped(stops):
+            return self._hold(state, now, stops)
+        return self._move(pose_difference(self._base(state), target), state, now, keep_grip=False)
+
+    def _stopped(self, stops: list[Finding]) -> bool:
+        """Whether anything forbids to move; a finding that pauses does so from now on."""
         for finding in stops:
             if finding.effect == "pause" and self._pause is None:
                 self._pause = finding
         if self._pause is not None and self._pause not in stops:
             stops.insert(0, self._pause)
-        if stops or plan is None:
-            return self._hold(observation, now, stops)
+        return bool(stops)
 
-        target, findings = limit_step(self._base(observation), plan.action, self.config.limits)
+    def _move(self, action: FloatArray, state: RobotState, now: float, *, keep_grip: bool) -> Verdict:
+        """The command for one step, brought within all limits."""
+        target, findings = limit_step(self._base(state), action, self.config.limits)
         if any(finding.effect != "limited" for finding in findings):
-            return self._hold(observation, now, findings)
-        if plan.action[6] == 0.0 and self._target is not None:
-            # A grasped object keeps the fingers from closing fully: repeating the measured closedness
-            # as a target would let go of it.
+            return self._hold(state, now, findings)
+        if keep_grip and self._target is not None:
             target[6] = self._target[6]
         if self.config.dry_run:
             would = f"would move to {np.round(target, 4).tolist()}"
-            return self._hold(observation, now, (*findings, Finding("dry_run", would, "no motion", "hold")))
+            return self._hold(state, now, (*findings, Finding("dry_run", would, "no motion", "hold")))
         self._target, self._held = target, None
         return Verdict(self._make("move", target, now, findings), findings)
 
@@ -259,8 +293,8 @@ class SafetyLayer:
         if self._risen >= self.config.energy_rise_plans:
             yield Finding("max_energy_rise", f"{energy:.4f}", f"{bound:.4f}", "pause")
 
-    def _base(self, observation: Observation) -> FloatArray:
-        measured = observation.state.vector
+    def _base(self, state: RobotState) -> FloatArray:
+        measured = state.vector
         if self.config.base == "measured" or self._target is None:
             return measured
         distance, angle = pose_distance(measured, self._target)
@@ -268,15 +302,15 @@ class SafetyLayer:
         return np.append(self._target[:6], measured[6]) if near else measured
 
     def _hold(
-        self, observation: Observation, now: float, findings: tuple[Finding, ...] | list[Finding]
+        self, state: RobotState, now: float, findings: tuple[Finding, ...] | list[Finding]
     ) -> Verdict:
         """Stay where the arm was when the hold began, and keep the gripper's last target.
 
         The pose is latched, because following the measured one would sink with gravity; it is given up
         when someone has moved the arm away from it by more than one step.
         """
-        measured = observation.state.vector
-        fresh = not list(_age("", now - observation.state.stamp, self.config.max_state_age))
+        measured = state.vector
+        fresh = not list(_age("", now - state.stamp, self.config.max_state_age))
         if self._held is None:
             self._held = measured if fresh or self._target is None else self._target
         elif fresh:

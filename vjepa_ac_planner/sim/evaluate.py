@@ -16,12 +16,12 @@ import numpy as np
 
 from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.control.goals import GoalChain
-from vjepa_ac_planner.control.limits import MotionLimits
 from vjepa_ac_planner.control.mpc import Episode, LoopConfig, Plans, RecedingHorizon, Step
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
 from vjepa_ac_planner.errors import ConfigError
-from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim
-from vjepa_ac_planner.sim.tasks import REACHED, STEP_SECONDS, Task, make_task
+from vjepa_ac_planner.sim.panda import PandaSim
+from vjepa_ac_planner.sim.safety import sim_safety
+from vjepa_ac_planner.sim.tasks import REACHED, Task, make_task
 from vjepa_ac_planner.types import Observation
 
 MakePlanner = Callable[[Task], Plans]
@@ -50,13 +50,6 @@ class ReachResult:
     def final_error_m(self) -> float:
         """Distance at the end [m]."""
         return self.errors_m[-1]
-
-
-def sim_safety() -> SafetyConfig:
-    """Limits of the simulated arm: the workspace that it was trained in, and what the planner may ask."""
-    return SafetyConfig(
-        MotionLimits(workspace_low=WORKSPACE.low, workspace_high=WORKSPACE.high, step_seconds=STEP_SECONDS)
-    )
 
 
 def run_episode(

@@ -26,7 +26,7 @@ from vjepa_ac_planner.sim.panda import (
     down_state,
     random_objects,
 )
-from vjepa_ac_planner.types import Command
+from vjepa_ac_planner.sim.safety import Guarded
 
 Vector = npt.NDArray[np.float64]
 
@@ -119,12 +119,13 @@ def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = Non
     targets = {"random": _random_walk, "goal": _straight_moves, "interact": _interact}[behaviour](
         sim, rng, config, turns=turns, grips=grips
     )
+    arm = Guarded(sim, config.step_seconds)
     if behaviour == "interact":
         for _ in range(int(rng.integers(0, 10))):  # unrecorded, so that episodes also start mid-grasp
-            _apply(sim, next(targets), config)
+            arm.move(next(targets))
     images, states = [sim.render()], [sim.state()]
     for _ in range(config.frames - 1):
-        _apply(sim, next(targets), config)
+        arm.move(next(targets))
         images.append(sim.render())
         states.append(sim.state())
     return {
@@ -132,11 +133,6 @@ def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = Non
         "states": np.stack(states).astype(np.float32),
         "behaviour": behaviour,
     }
-
-
-def _apply(sim: PandaSim, target: Vector, config: CollectConfig) -> None:
-    clipped = np.concatenate([WORKSPACE.clip(target[:3]), target[3:6], np.clip(target[6:], 0.0, 1.0)])
-    sim.apply(Command("move", clipped, config.step_seconds))
 
 
 def _start(sim: PandaSim, rng: np.random.Generator, *, turns: bool, grips: bool) -> None:

@@ -17,12 +17,12 @@ from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.sim import oracle
 from vjepa_ac_planner.sim.model import OBJECT_REST_HEIGHT, TCP_OFFSET
 from vjepa_ac_planner.sim.panda import WORKSPACE, ObjectPose, PandaSim, down_state, random_objects
-from vjepa_ac_planner.types import Command, Frame, Goal
+from vjepa_ac_planner.sim.safety import Guarded
+from vjepa_ac_planner.types import Frame, Goal
 
 Vector = npt.NDArray[np.float64]
 
 TASKS = ("reach", "grasp_cup", "grasp_box", "reach_with_object", "pick_place_cup", "pick_place_box")
-STEP_SECONDS = 0.25
 REACHED = 0.04
 """A position counts as reached within this distance [m]."""
 SAFE_HEIGHT = 0.10
@@ -190,9 +190,9 @@ def _keep_grip(target: Vector, thing: str | None) -> Vector:
 
 def run(sim: PandaSim, script: oracle.Script) -> int:
     """Carry out a script to its end; returns the number of steps."""
-    steps = 0
+    arm, steps = Guarded(sim), 0
     for target in script:
-        sim.apply(Command("move", target, STEP_SECONDS))
+        arm.move(target)
         steps += 1
     return steps
 
