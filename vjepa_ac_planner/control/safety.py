@@ -150,9 +150,7 @@ class SafetyLayer:
             status: what the robot says about itself, if it does.
             failure: why there is no plan.
         """
-        if now < self._now:
-            self.reset()
-        self._now = now if math.isfinite(now) else self._now
+        self._tick(now)
 
         stops = [*self._stale(observation, now), *self._not_ready(status)]
         if plan is None:
@@ -179,9 +177,7 @@ class SafetyLayer:
             now: current time on the clock of the stamps [s].
             status: what the robot says about itself, if it does.
         """
-        if now < self._now:
-            self.reset()
-        self._now = now if math.isfinite(now) else self._now
+        self._tick(now)
         stops = [
             *_age("max_state_age", now - state.stamp, self.config.max_state_age),
             *self._not_ready(status),
@@ -191,6 +187,12 @@ class SafetyLayer:
         if self._stopped(stops):
             return self._hold(state, now, stops)
         return self._move(pose_difference(self._base(state), target), state, now, keep_grip=False)
+
+    def _tick(self, now: float) -> None:
+        """Time that runs backwards (a bag that loops) makes everything remembered meaningless."""
+        if now < self._now:
+            self.reset()
+        self._now = now if math.isfinite(now) else self._now
 
     def _stopped(self, stops: list[Finding]) -> bool:
         """Whether anything forbids to move; a finding that pauses does so from now on."""
