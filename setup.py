@@ -36,13 +36,15 @@ SIM = [
     "pillow>=10",  # animated GIFs of a run
 ]
 TRAINING = ["tqdm>=4.60"]
-ROS = [
+BAGS = ["rosbags>=0.10,<0.12"]  # reads and writes rosbag2 without ROS
+ROS = [  # Kilted; a ROS installation (Jazzy or later) brings its own and needs no extra
     "ros-rclpy[fastrtps]>=9.1,<10",
     "ros-sensor-msgs>=5.5,<6",
     "ros-geometry-msgs>=5.5,<6",
     "ros-std-msgs>=5.5,<6",
     "ros-std-srvs>=5.5,<6",
     "ros-diagnostic-msgs>=5.5,<6",
+    "ros-lifecycle-msgs>=2.3,<3",
     "ros-visualization-msgs>=5.5,<6",
 ]
 DEV = [
@@ -83,7 +85,7 @@ setup(
         "pyyaml>=6",
         "safetensors>=0.4.3",
     ],
-    extras_require={"sim": SIM, "training": TRAINING, "ros": ROS, "dev": DEV},
+    extras_require={"sim": SIM, "training": TRAINING, "bags": BAGS, "ros": ROS, "dev": DEV},
     entry_points={"console_scripts": ["vjepa-ac = vjepa_ac_planner.cli.main:main"]},
     zip_safe=False,
     classifiers=[

@@ -21,6 +21,7 @@ LAYERS = (
     {"models", "preprocess", "world_model"},
     {"planning"},
     {"control"},
+    {"bags"},
     {"ros", "sim", "replay", "training", "report"},
     {"cli", "__main__"},
 )
