@@ -1,14 +1,20 @@
 """Configuration: frozen objects, YAML in, unknown keys refused with the valid ones listed.
 
-A configuration class is a frozen dataclass whose ``__post_init__`` checks ranges with
-:func:`check_range` and raises :class:`ConfigError`. :func:`from_mapping` builds it (and nested ones)
-from plain data; types are checked, nothing is coerced silently but int -> float and list -> tuple.
+A configuration class is a frozen dataclass. A number's allowed range stands beside its default
+(:func:`ranged`) and is checked by ``__post_init__`` through :func:`check_ranges`, which raises
+:class:`ConfigError`; the sentence under each field is its description (:func:`descriptions`).
+:func:`from_mapping` builds it (and nested ones) from plain data; types are checked, nothing is coerced
+silently but int -> float and list -> tuple.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import functools
+import inspect
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +33,45 @@ def check_range(name: str, value: float, low: float, high: float, unit: str = ""
     if not low <= value <= high:
         unit = f" {unit}" if unit else ""
         raise ConfigError(f"{name}: received {value}{unit}, allowed {low} .. {high}{unit}")
+
+
+def ranged(default: Any = dataclasses.MISSING, *, low: float, high: float, unit: str = "") -> Any:
+    """A dataclass field that holds a number (or None, or a tuple of numbers) within ``low .. high``.
+
+    The range can be read by others, such as a parameter description; :func:`check_ranges` enforces it.
+    """
+    return dataclasses.field(default=default, metadata={"range": (low, high, unit)})
+
+
+def check_ranges(config: Any) -> None:
+    """Check every :func:`ranged` field of a dataclass instance; None is allowed where it is the type.
+
+    Raises:
+        ConfigError: a value, or one of a tuple's, lies outside its range.
+    """
+    for field in dataclasses.fields(config):
+        bounds, value = field.metadata.get("range"), getattr(config, field.name)
+        if bounds is not None and value is not None:
+            for number in value if isinstance(value, tuple) else (value,):
+                check_range(field.name, number, *bounds)
+
+
+@functools.cache
+def descriptions(cls: type) -> dict[str, str]:
+    """Field name -> the sentence that stands under it in the source, on one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for node, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            found[node.target.id] = " ".join(after.value.value.split())
+    return found
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

@@ -39,3 +39,12 @@ class ReportsStatus(Protocol):
     def status(self) -> RobotStatus:
         """The newest status."""
         ...
+
+
+@runtime_checkable
+class MovesOn(Protocol):
+    """An environment that does not wait while a plan is made: a robot, or a simulator in real time."""
+
+    def newest(self) -> Observation:
+        """The newest frame and the newest state, at once, whether or not they belong together."""
+        ...

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vjepa_ac_planner.config import check_range, from_mapping, load_yaml
+from vjepa_ac_planner.config import check_ranges, from_mapping, load_yaml, ranged
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.types import Frame, Goal
 
@@ -16,27 +16,19 @@ from vjepa_ac_planner.types import Frame, Goal
 class SwitchRule:
     """When a sub-goal is done with; the first rule that applies counts, none means never."""
 
-    max_steps: int | None = None
+    max_steps: int | None = ranged(None, low=1, high=10_000)
     """After this many steps (the paper: 4 to grasp, 10 to carry, 4 to place)."""
-    energy_fraction: float | None = None
+    energy_fraction: float | None = ranged(None, low=0.0, high=1.0)
     """When the energy has come down to this fraction of its first value."""
-    plateau_steps: int | None = None
+    plateau_steps: int | None = ranged(None, low=1, high=1000)
     """When the energy has not found a new low for this many steps."""
-    plateau_tolerance: float = 0.02
+    plateau_tolerance: float = ranged(0.02, low=0.0, high=1.0)
     """How much lower a new low must be, as a fraction of the first energy."""
-    timeout_s: float | None = None
+    timeout_s: float | None = ranged(None, low=0.01, high=3600.0, unit="s")
     """After this time [s]."""
 
     def __post_init__(self) -> None:
-        if self.max_steps is not None:
-            check_range("max_steps", self.max_steps, 1, 10_000)
-        if self.energy_fraction is not None:
-            check_range("energy_fraction", self.energy_fraction, 0.0, 1.0)
-        if self.plateau_steps is not None:
-            check_range("plateau_steps", self.plateau_steps, 1, 1000)
-        check_range("plateau_tolerance", self.plateau_tolerance, 0.0, 1.0)
-        if self.timeout_s is not None:
-            check_range("timeout_s", self.timeout_s, 0.01, 3600.0, "s")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

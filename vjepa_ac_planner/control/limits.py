@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from vjepa_ac_planner import geometry
-from vjepa_ac_planner.config import check_range
-from vjepa_ac_planner.control.rotation import limit_rotation, rotation_angle
+from vjepa_ac_planner.config import check_ranges, ranged
+from vjepa_ac_planner.control.rotation import limit_rotation, pose_difference, rotation_angle, step
 from vjepa_ac_planner.errors import ConfigError, SafetyError
 from vjepa_ac_planner.types import STATE_DIM, FloatArray
 
@@ -43,39 +41,31 @@ class Finding:
 class MotionLimits:
     """How far and how fast the arm may go."""
 
-    workspace_low: tuple[float, float, float]
+    workspace_low: tuple[float, float, float] = ranged(low=-2.0, high=2.0, unit="m")
     """Lowest allowed end-effector position [m], base frame."""
-    workspace_high: tuple[float, float, float]
+    workspace_high: tuple[float, float, float] = ranged(low=-2.0, high=2.0, unit="m")
     """Highest allowed end-effector position [m]."""
-    workspace_slack: float = 0.01
+    workspace_slack: float = ranged(0.01, low=0.0, high=0.05, unit="m")
     """How far outside the workspace the arm may be, by tracking error, and still move along its side
     [m]; from further out only motion that comes nearer to the workspace is let through."""
-    max_translation: float = 0.13
+    max_translation: float = ranged(0.13, low=1e-4, high=0.5, unit="m")
     """Longest translation in one step [m]."""
-    max_rotation: float = 0.3
+    max_rotation: float = ranged(0.3, low=1e-4, high=1.6, unit="rad")
     """Largest rotation in one step [rad]."""
-    max_speed: float = 0.6
+    max_speed: float = ranged(0.6, low=1e-3, high=3.0, unit="m/s")
     """Largest speed of the setpoint [m/s]; a step longer than this allows in its time is shortened."""
-    max_rotation_speed: float = 1.5
+    max_rotation_speed: float = ranged(1.5, low=1e-3, high=4.0, unit="rad/s")
     """Largest rotational speed of the setpoint [rad/s]."""
-    max_gripper_speed: float = 4.0
+    max_gripper_speed: float = ranged(4.0, low=1e-3, high=100.0, unit="1/s")
     """Largest change of closedness per second."""
-    step_seconds: float = 0.25
+    step_seconds: float = ranged(0.25, low=0.01, high=10.0, unit="s")
     """Time one step takes [s]; that of the model."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for axis, low, high in zip("xyz", self.workspace_low, self.workspace_high, strict=True):
-            check_range(f"workspace_low {axis}", low, -2.0, 2.0, "m")
-            check_range(f"workspace_high {axis}", high, -2.0, 2.0, "m")
             if not low < high:
                 raise ConfigError(f"workspace {axis}: low {low} m must be below high {high} m")
-        check_range("workspace_slack", self.workspace_slack, 0.0, 0.05, "m")
-        check_range("max_translation", self.max_translation, 1e-4, 0.5, "m")
-        check_range("max_rotation", self.max_rotation, 1e-4, 1.6, "rad")
-        check_range("max_speed", self.max_speed, 1e-3, 3.0, "m/s")
-        check_range("max_rotation_speed", self.max_rotation_speed, 1e-3, 4.0, "rad/s")
-        check_range("max_gripper_speed", self.max_gripper_speed, 1e-3, 100.0, "1/s")
-        check_range("step_seconds", self.step_seconds, 0.01, 10.0, "s")
 
     @property
     def low(self) -> FloatArray:
@@ -137,7 +127,7 @@ def limit_step(base: Any, action: Any, limits: MotionLimits) -> tuple[FloatArray
     distance = limits.outside(position)
     if distance > limits.workspace_slack and not limits.outside(allowed) < distance:
         return base, (*findings, _workspace_finding(position, limits, "hold"))
-    target = _step(base, np.concatenate((allowed - position, action[3:])))
+    target = step(base, np.concatenate((allowed - position, action[3:])))
     target[:3] = allowed
     return target, tuple(findings)
 
@@ -165,19 +155,13 @@ def limit_setpoint(previous: Any, target: Any, dt: float, limits: MotionLimits) 
     position = previous[:3]
     goal[:3] = np.clip(goal[:3], np.minimum(limits.low, position), np.maximum(limits.high, position))
     goal[6] = np.clip(goal[6], 0.0, 1.0)
-    return _step(previous, _shortened(pose_difference(previous, goal), limits, dt, []))
+    return step(previous, _shortened(pose_difference(previous, goal), limits, dt, []))
 
 
 def pose_distance(pose: FloatArray, other: FloatArray) -> tuple[float, float]:
     """How far two poses [7] are apart: translation [m] and rotation [rad]."""
     action = pose_difference(pose, other)
     return float(np.linalg.norm(action[:3])), rotation_angle(action[3:6])
-
-
-def pose_difference(state: FloatArray, other: FloatArray) -> FloatArray:
-    """The action [7] that leads from one pose [7] to another."""
-    first, second = (torch.tensor(np.asarray(value, dtype=np.float64)) for value in (state, other))
-    return np.array(geometry.diff(first, second).numpy())
 
 
 def _shortened(
@@ -232,7 +216,3 @@ def _pose(name: str, value: Any) -> FloatArray:
             "no command can be made, stop the arm by other means"
         )
     return pose
-
-
-def _step(state: FloatArray, action: FloatArray) -> FloatArray:
-    return np.array(geometry.step(torch.from_numpy(state), torch.from_numpy(action)).numpy())

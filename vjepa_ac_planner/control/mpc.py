@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from vjepa_ac_planner.config import check_range
-from vjepa_ac_planner.control.environment import Environment, ReportsStatus
+from vjepa_ac_planner.config import check_range, check_ranges, ranged
+from vjepa_ac_planner.control.environment import Environment, MovesOn, ReportsStatus, RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.limits import Finding
 from vjepa_ac_planner.control.safety import SafetyLayer, Verdict
@@ -44,23 +44,18 @@ class Plans(Protocol):
 class LoopConfig:
     """How the loop runs and when it ends."""
 
-    deadline_s: float | None = None
+    deadline_s: float | None = ranged(None, low=0.001, high=600.0, unit="s")
     """Time one plan may take [s]; null waits for it."""
-    settled_holds: int | None = 3
+    settled_holds: int | None = ranged(3, low=1, high=1000)
     """End after this many holds in a row because no plan improves on standing still: as near to the goal
     as this model can tell. null goes on."""
-    max_failures: int = 3
-    """End after this many failed plans in a row."""
-    seed: int = 0
+    max_failures: int | None = ranged(3, low=1, high=1000)
+    """End after this many failed plans in a row; null goes on trying."""
+    seed: int = ranged(0, low=0, high=2**62)
     """Step i plans with seed + i."""
 
     def __post_init__(self) -> None:
-        if self.deadline_s is not None:
-            check_range("deadline_s", self.deadline_s, 0.001, 600.0, "s")
-        if self.settled_holds is not None:
-            check_range("settled_holds", self.settled_holds, 1, 1000)
-        check_range("max_failures", self.max_failures, 1, 1000)
-        check_range("seed", self.seed, 0, 2**62)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,8 @@ class Step:
     """What was seen before the step."""
     goal: Goal
     plan: Plan | None
-    """None when planning failed; ``error`` then says why."""
+    """None when planning failed, and ``error`` then says why; or when ``findings`` ruled motion out
+    beforehand."""
     command: Command
     findings: tuple[Finding, ...]
     """What the safety layer objected to."""
@@ -140,7 +136,7 @@ class RecedingHorizon:
     def run(
         self,
         environment: Environment,
-        max_steps: int,
+        max_steps: int | None,
         *,
         reached: Callable[[Observation], bool] | None = None,
         on_step: Callable[[Step], None] | None = None,
@@ -150,12 +146,13 @@ class RecedingHorizon:
 
         Args:
             environment: the world.
-            max_steps: most commands sent.
+            max_steps: most commands sent; None goes on.
             reached: the world's own test of success, asked before every step and at the end.
             on_step: called with every finished step.
             cancel: an event, or a callable that says whether to stop; the last command is then a hold.
         """
-        check_range("max_steps", max_steps, 1, 1_000_000)
+        if max_steps is not None:
+            check_range("max_steps", max_steps, 1, 1_000_000)
         steps: list[Step] = []
         self.goals.reset()
         self.safety.new_goal()
@@ -194,20 +191,14 @@ class RecedingHorizon:
     ) -> Step:
         goal = self.goals.current
         begin = time.perf_counter()
+        status = _status(environment)
         plan, error = None, ""
-        try:
-            plan = self.planner.plan(
-                observation,
-                goal,
-                warm_start=previous,
-                deadline_s=self.config.deadline_s,
-                cancel=cancel,
-                seed=self.config.seed + index,
-            )
-        except PlannerError as problem:
-            error = f"{type(problem).__name__}: {problem}"
+        verdict = self.safety.refuse(observation, self._now(observation), status)
+        if verdict is None:
+            plan, error = self._plan(observation, goal, index, previous, cancel)
         planned = time.perf_counter()
-        verdict = self._judge(environment, plan, observation, error)
+        if verdict is None:
+            verdict = self._judge(environment, plan, observation, error)
         judged = time.perf_counter()
         environment.apply(verdict.command)
         applied = time.perf_counter()
@@ -227,11 +218,36 @@ class RecedingHorizon:
             timings,
         )
 
+    def _plan(
+        self,
+        observation: Observation,
+        goal: Goal,
+        index: int,
+        previous: Plan | None,
+        cancel: Cancel | None,
+    ) -> tuple[Plan | None, str]:
+        """A plan, or why there is none."""
+        try:
+            plan = self.planner.plan(
+                observation,
+                goal,
+                warm_start=previous,
+                deadline_s=self.config.deadline_s,
+                cancel=cancel,
+                seed=self.config.seed + index,
+            )
+        except PlannerError as problem:
+            return None, f"{type(problem).__name__}: {problem}"
+        return plan, ""
+
     def _judge(
         self, environment: Environment, plan: Plan | None, observation: Observation, failure: str
     ) -> Verdict:
-        status = environment.status() if isinstance(environment, ReportsStatus) else None
-        return self.safety.judge(plan, observation, self._now(observation), status, failure)
+        moved_on = isinstance(environment, MovesOn)
+        if isinstance(environment, MovesOn):
+            observation = environment.newest()
+        now, status = self._now(observation), _status(environment)
+        return self.safety.judge(plan, observation, now, status, failure, paired=not moved_on)
 
     def _now(self, observation: Observation) -> float:
         if self._clock is not None:
@@ -251,13 +267,19 @@ class RecedingHorizon:
             return "paused", f"safety paused: {self.safety.paused}"
         if self.goals.done:
             return "goals done", f"last goal: {steps[-1].switched}"
-        if _count_back(steps, lambda step: step.plan is None) >= config.max_failures:
-            return "failing", f"{config.max_failures} plans failed in a row, last: {steps[-1].error}"
+        if config.max_failures is not None:
+            failures = _count_back(steps, lambda step: bool(step.error))
+            if failures >= config.max_failures:
+                return "failing", f"{failures} plans failed in a row, last: {steps[-1].error}"
         if config.settled_holds is not None:
             holds = _count_back(steps, _stands_still)
             if holds >= config.settled_holds:
                 return "settled", f"no plan improved on standing still {holds} times in a row"
         return None
+
+
+def _status(environment: Environment) -> RobotStatus | None:
+    return environment.status() if isinstance(environment, ReportsStatus) else None
 
 
 def _previous(steps: list[Step]) -> Plan | None:

@@ -10,23 +10,23 @@ the limit, the value and the bound. Three severities: ``limited`` (the step was 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from vjepa_ac_planner.config import check_range
+from vjepa_ac_planner.config import check_ranges, ranged
 from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.limits import (
     Finding,
     MotionLimits,
     limit_setpoint,
     limit_step,
-    pose_difference,
     pose_distance,
 )
-from vjepa_ac_planner.control.rotation import rotation_vector
+from vjepa_ac_planner.control.rotation import pose_difference, rotation_vector
 from vjepa_ac_planner.types import Command, FloatArray, Observation, Plan, RobotState
 
 _CLOCK_SLACK = 0.05
@@ -43,25 +43,28 @@ class SafetyConfig:
     """Whether a step starts at the measured pose, or at the last target as long as the arm is near it.
     From the measured pose a tracking error is never carried on; from the last target it does not add
     up to a drift under gravity."""
-    max_tracking_error: float = 0.03
+    max_tracking_error: float = ranged(0.03, low=0.0, high=0.2, unit="m")
     """With ``base: commanded``: distance [m] from the last target beyond which the measured pose counts."""
-    max_image_age: float = 0.5
+    max_image_age: float = ranged(0.5, low=0.001, high=60.0, unit="s")
     """Oldest usable frame [s]."""
-    max_state_age: float = 0.2
+    max_state_age: float = ranged(0.2, low=0.001, high=60.0, unit="s")
     """Oldest usable robot state [s]."""
-    max_plan_age: float = 1.0
+    max_plan_age: float = ranged(1.0, low=0.001, high=60.0, unit="s")
     """Oldest usable plan, from the exposure of its frame [s]; also ends the setpoint stream."""
-    max_skew: float = 0.1
+    max_skew: float = ranged(0.1, low=0.001, high=60.0, unit="s")
     """Largest difference between the stamps of frame and state [s]."""
+    max_frozen_motion: float | None = ranged(0.03, low=0.001, high=1.0, unit="m")
+    """Hold while the frames stay equal to the last pixel although the arm has moved this far since the
+    first of them [m]: the camera is frozen, whatever its stamps say; null never checks."""
     stand_still_when_no_better: bool = True
     """Hold when a plan does not improve on standing still (``Plan.improves``)."""
-    max_surprise: float | None = 0.8
+    max_surprise: float | None = ranged(0.8, low=0.0, high=10.0)
     """Largest |z_observed - z_predicted| before a pause. Latents are normalised, unrelated ones differ
     by 1.1; null never pauses."""
-    max_energy_rise: float | None = 0.5
+    max_energy_rise: float | None = ranged(0.5, low=0.0, high=10.0)
     """Pause when the energy has risen above its lowest by this share of its first value since the goal
     was set, ``energy_rise_plans`` times in a row; null never pauses."""
-    energy_rise_plans: int = 3
+    energy_rise_plans: int = ranged(3, low=1, high=100)
     """How many plans in a row must see the energy risen."""
     allowed_modes: tuple[str, ...] = ("idle", "move")
     """Robot modes in which the arm may be commanded, where the robot reports one."""
@@ -69,14 +72,7 @@ class SafetyConfig:
     """Plan and check everything, but only hold."""
 
     def __post_init__(self) -> None:
-        for name in ("max_image_age", "max_state_age", "max_plan_age", "max_skew"):
-            check_range(name, getattr(self, name), 0.001, 60.0, "s")
-        check_range("max_tracking_error", self.max_tracking_error, 0.0, 0.2, "m")
-        if self.max_surprise is not None:
-            check_range("max_surprise", self.max_surprise, 0.0, 10.0)
-        if self.max_energy_rise is not None:
-            check_range("max_energy_rise", self.max_energy_rise, 0.0, 10.0)
-        check_range("energy_rise_plans", self.energy_rise_plans, 1, 100)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +109,7 @@ class SafetyLayer:
         """Forget the last target, the held pose and the energies, as at start-up; a pause stays."""
         self._target: FloatArray | None = None
         self._held: FloatArray | None = None
+        self._seen: tuple[int, FloatArray] | None = None
         self._now = -math.inf
         self.new_goal()
 
@@ -133,6 +130,28 @@ class SafetyLayer:
         """The command for a plan; see :meth:`judge`."""
         return self.judge(plan, observation, now, status).command
 
+    def refuse(
+        self, observation: Observation, now: float, status: RobotStatus | None = None
+    ) -> Verdict | None:
+        """A hold if what is seen rules every motion out, so that no plan need be made; else None.
+
+        To be asked once for every observation that a plan would be made from: it also compares the frame
+        with the ones before.
+
+        Args:
+            observation: frame and state of one moment.
+            now: current time on the clock of the stamps [s].
+            status: what the robot says about itself, if it does.
+        """
+        self._tick(now)
+        stops = [
+            *self._stale(observation, now),
+            *self._skewed(observation),
+            *self._frozen(observation),
+            *self._not_ready(status),
+        ]
+        return self._hold(observation.state, now, stops) if self._stopped(stops) else None
+
     def judge(
         self,
         plan: Plan | None,
@@ -140,6 +159,8 @@ class SafetyLayer:
         now: float,
         status: RobotStatus | None = None,
         failure: str = "",
+        *,
+        paired: bool = True,
     ) -> Verdict:
         """Check everything, and make a command.
 
@@ -149,10 +170,13 @@ class SafetyLayer:
             now: current time on the clock of the stamps [s].
             status: what the robot says about itself, if it does.
             failure: why there is no plan.
+            paired: whether frame and state are of one moment, so that their skew counts.
         """
         self._tick(now)
 
         stops = [*self._stale(observation, now), *self._not_ready(status)]
+        if paired:
+            stops += self._skewed(observation)
         if plan is None:
             stops.append(Finding("plan", failure or "none", "a plan", "hold"))
         else:
@@ -255,8 +279,36 @@ class SafetyLayer:
         frame, state = observation.frame.stamp, observation.state.stamp
         yield from _age("max_image_age", now - frame, config.max_image_age)
         yield from _age("max_state_age", now - state, config.max_state_age)
-        if not abs(frame - state) <= config.max_skew:
-            yield Finding("max_skew", f"{frame - state:+.3f} s", f"{config.max_skew:.3f} s", "hold")
+
+    def _skewed(self, observation: Observation) -> Iterator[Finding]:
+        skew, bound = observation.frame.stamp - observation.state.stamp, self.config.max_skew
+        if not abs(skew) <= bound:
+            yield Finding("max_skew", f"{skew:+.3f} s", f"{bound:.3f} s", "hold")
+
+    def _frozen(self, observation: Observation) -> Iterator[Finding]:
+        """A live camera's noise, and any motion in view, changes at least one pixel."""
+        bound, position = self.config.max_frozen_motion, observation.state.position
+        digest = zlib.crc32(np.ascontiguousarray(observation.frame.image).data)
+        if self._seen is None or self._seen[0] != digest:
+            self._seen = digest, position
+            return
+        moved = float(np.linalg.norm(position - self._seen[1]))
+        if bound is not None and moved > bound:
+            text = f"equal frames while the arm moved {moved:.3f} m"
+            yield Finding("max_frozen_motion", text, f"{bound:.3f} m", "hold")
+
+    def unready(self, state: RobotState | None, now: float, status: RobotStatus | None) -> str:
+        """Why the arm itself must not be moved at this moment, plans apart; empty if it may be.
+
+        Args:
+            state: newest robot state, None if there never was one.
+            now: current time on the clock of the stamps [s].
+            status: what the robot says about itself, if it does.
+        """
+        if state is None:
+            return "no robot state has been received"
+        findings = [*_age("max_state_age", now - state.stamp, self.config.max_state_age)]
+        return "; ".join(map(str, [*findings, *self._not_ready(status)]))
 
     def _not_ready(self, status: RobotStatus | None) -> Iterator[Finding]:
         if status is None:
