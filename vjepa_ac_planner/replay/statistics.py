@@ -1,0 +1,137 @@
+"""Estimates with their uncertainty: shares, ratios of sums and rank correlations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vjepa_ac_planner.types import FloatArray
+
+DRAWS = 1000
+FEWEST_UNITS = 5
+"""Fewer bags than this say nothing about the spread between bags: steps are resampled instead."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, its 95% interval, and how much it rests on; NaN where there is nothing to go by."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def record(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        return {"value": self.value, "ci95": [self.low, self.high], "n": self.count}
+
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def share(numerator: FloatArray, denominator: FloatArray, bags: FloatArray) -> Estimate:
+    """A share of trials, such as signs that agree.
+
+    With several bags its interval is that of bags drawn anew: trials within one bag are alike. With
+    few it is Wilson's, which is right near 0 and 1 too, but takes trials for independent: it is then
+    too narrow, the more so the longer the bag.
+
+    Args:
+        numerator: [T] successes of each step.
+        denominator: [T] trials of each step.
+        bags: [T] which bag each step belongs to.
+    """
+    trials = int(denominator.sum())
+    if trials == 0:
+        return NOTHING
+    if len(np.unique(bags)) >= FEWEST_UNITS:
+        return ratio(numerator, denominator, bags, count=trials)
+    low, high = wilson(float(numerator.sum()), trials)
+    return Estimate(float(numerator.sum() / trials), low, high, trials)
+
+
+def ratio(
+    numerator: FloatArray, denominator: FloatArray, bags: FloatArray, count: int | None = None
+) -> Estimate:
+    """A ratio of two sums, with the percentile interval of a bootstrap over bags (or steps, if few).
+
+    Args:
+        numerator: [T] finite.
+        denominator: [T] finite, not negative; ones for a mean.
+        bags: [T] which bag each step belongs to.
+        count: what to call the number of trials; None takes the number of steps.
+    """
+    if len(numerator) == 0 or denominator.sum() <= 0:
+        return NOTHING
+    above, below = numerator, denominator
+    if len(np.unique(bags)) >= FEWEST_UNITS:
+        _, unit = np.unique(bags, return_inverse=True)
+        above, below = (np.bincount(unit, values).astype(float) for values in (numerator, denominator))
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(DRAWS):
+        drawn = rng.integers(len(above), size=len(above))
+        total = below[drawn].sum()
+        if total > 0:
+            draws.append(above[drawn].sum() / total)
+    low, high = np.percentile(draws, (2.5, 97.5)) if draws else (math.nan, math.nan)
+    value = float(numerator.sum() / denominator.sum())
+    return Estimate(value, float(low), float(high), len(numerator) if count is None else count)
+
+
+def rank_correlation(groups: Sequence[tuple[FloatArray, FloatArray]]) -> Estimate:
+    """Mean Spearman correlation of several groups, weighted by their size, with a bootstrap interval.
+
+    Groups (one per bag and goal) are drawn anew where there are enough of them; else the steps within
+    each, which follow one another and so are alike: the interval is then too narrow.
+
+    Args:
+        groups: pairs of [n] columns; those of fewer than 4 steps, or that do not vary, are left out.
+    """
+    usable = [(x, y) for x, y in groups if len(x) >= 4 and np.ptp(x) > 0 and np.ptp(y) > 0]
+    if not usable:
+        return NOTHING
+    sizes = np.array([len(x) for x, _ in usable], float)
+    values = np.array([spearman(x, y) for x, y in usable])
+    if len(usable) >= FEWEST_UNITS:
+        return ratio(values * sizes, sizes, np.arange(len(usable), dtype=float), int(sizes.sum()))
+    rng, draws = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        picks = [rng.integers(len(x), size=len(x)) for x, _ in usable]
+        drawn = [spearman(x[i], y[i]) for (x, y), i in zip(usable, picks, strict=True)]
+        draws.append(np.average(drawn, weights=sizes))
+    finite = [value for value in draws if math.isfinite(value)]
+    low, high = np.percentile(finite, (2.5, 97.5)) if finite else (math.nan, math.nan)
+    return Estimate(float(np.average(values, weights=sizes)), float(low), float(high), int(sizes.sum()))
+
+
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Spearman's rank correlation of two columns [n]; ties share their mean rank, NaN if one is constant."""
+    first, second = _ranks(np.asarray(x)), _ranks(np.asarray(y))
+    first, second = first - first.mean(), second - second.mean()
+    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum() / size) if size > 0 else math.nan
+
+
+def wilson(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a share; right near 0 and 1 too."""
+    rate, spread = successes / trials, z * z / trials
+    centre = (rate + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
+    # Exactly 0 and 1 at the ends, where rounding would leave 1e-17.
+    return (
+        0.0 if successes == 0 else max(0.0, centre - half),
+        1.0 if successes == trials else min(1.0, centre + half),
+    )
+
+
+def _ranks(values: FloatArray) -> FloatArray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean: FloatArray = last - (counts - 1) / 2.0
+    return np.asarray(mean[inverse])
