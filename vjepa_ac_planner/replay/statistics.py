@@ -111,7 +111,7 @@ def rank_correlation(groups: Sequence[tuple[FloatArray, FloatArray]]) -> Estimat
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Spearman's rank correlation of two columns [n]; ties share their mean rank, NaN if one is constant."""
+    """Spearman's rank correlation of two columns [n]; ties share their mean rank, NaN if one is flat."""
     first, second = _ranks(np.asarray(x)), _ranks(np.asarray(y))
     first, second = first - first.mean(), second - second.mean()
     size = float(np.sqrt((first**2).sum() * (second**2).sum()))

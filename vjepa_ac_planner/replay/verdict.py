@@ -18,10 +18,10 @@ GOOD = 0.65
 
 OPEN_LOOP = (
     "A replay is open loop: whatever the planner answers, the next frame shows what the recorded robot "
-    "did. It can show that the planner disagrees with the recording, that the camera looks foreign to the world "
-    "model, or that the safety layer would have stepped in. It cannot show that the planner would have "
-    "completed the task: small errors add up on a robot, and a plan may differ from the recording and "
-    "still be right."
+    "did. It can show that the planner disagrees with the recording, that the camera looks foreign to the "
+    "world model, or that the safety layer would have stepped in. It cannot show that the planner would "
+    "have completed the task: small errors add up on a robot, and a plan may differ from the recording "
+    "and still be right."
 )
 
 
@@ -115,7 +115,8 @@ def _about_signs(scores: Mapping[str, Any]) -> str:
     return (
         f"Of {signs['n']} recorded motions along {axes}, the plan has the same direction in "
         f"{signs['value']:.0%} (95% interval {signs['ci95'][0]:.0%} to {signs['ci95'][1]:.0%}); random "
-        f"actions have it in {base['random']:.0%}, a copy of the recorded action before in {base['previous']:.0%}. "
+        f"actions have it in {base['random']:.0%}, a copy of the recorded action before in "
+        f"{base['previous']:.0%}. "
         f"The mean cosine of the translations is {cosine['value']:.2f} (random "
         f"{cosine['baselines']['random']:.2f}, copy {cosine['baselines']['previous']:.2f})."
     )

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 
 import numpy as np
 
 from vjepa_ac_planner.report import heatmap
 from vjepa_ac_planner.report.charts import Series, line_chart
-from vjepa_ac_planner.report.images import data_uri
 from vjepa_ac_planner.report.overlay import legend, overlay
-from vjepa_ac_planner.report.records import Image, Landscape, Points, Report, StepRecord
+from vjepa_ac_planner.report.parts import chart_figure, document, key, numbers, picture, table, tiles
+from vjepa_ac_planner.report.records import Landscape, Points, Report, StepRecord
 
 
 def render(report: Report) -> str:
@@ -25,9 +24,6 @@ def render(report: Report) -> str:
     Returns:
         An HTML document; write it as UTF-8.
     """
-    here = files("vjepa_ac_planner.report")
-    css = here.joinpath("page.css").read_text(encoding="utf-8")
-    script = here.joinpath("page.js").read_text(encoding="utf-8")
     title = f"{report.task}, seed {report.seed}: {'reached' if report.reached else 'not reached'}"
     sections = [
         _header(report),
@@ -38,12 +34,7 @@ def render(report: Report) -> str:
         _episodes(report),
         _footer(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{css}</style></head>\n"
-        f"<body><main>{''.join(sections)}</main>\n<script>{script}</script></body></html>\n"
-    )
+    return document(title, sections)
 
 
 def _cm(metres: float) -> str:
@@ -63,15 +54,12 @@ def _header(report: Report) -> str:
         if report.reached
         else '<span class="bad">Did not reach the goal</span>'
     )
-    tiles = [
+    figures = [
         (_cm(start), "cm", "distance at the start"),
         (_cm(final), "cm", f"at the end (goal: {_cm(report.threshold)} cm)"),
         (str(count), "", f"steps of {report.control_period:g} s"),
         (f"{float(np.median(plans)) * 1000:.0f}", "ms", "per plan, median"),
     ]
-    cells = "".join(
-        f"<div><b>{v} <small>{u}</small></b><span>{label}</span></div>" for v, u, label in tiles
-    )
     return (
         f'<header><p class="eyebrow">vjepa_ac_planner &middot; {escape(report.task)} &middot; '
         f"seed {report.seed} &middot; model {escape(report.model)} &middot; "
@@ -81,17 +69,8 @@ def _header(report: Report) -> str:
         "candidate actions would look like; the sequence whose imagined future lies nearest to the goal is "
         "found by CEM, its first action is carried out, and everything is planned again. "
         f"It ended because {escape(report.stop_reason)}.</p>"
-        f'<div class="tiles">{cells}</div></header>'
+        f"{tiles(figures)}</header>"
     )
-
-
-def _picture(image: Image, marks: str = "", inset: Image | None = None, alt: str = "") -> str:
-    extra = (
-        f'<img class="inset" alt="as the model sees it" src="{data_uri(inset, "png")}">'
-        if inset is not None
-        else ""
-    )
-    return f'<div class="view"><img alt="{escape(alt)}" src="{data_uri(image)}">{extra}{marks}</div>'
 
 
 def _task(report: Report) -> str:
@@ -109,7 +88,7 @@ def _task(report: Report) -> str:
         ("final", report.final_image, "End", f"{_cm(report.final_distance)} cm from the goal"),
     ]
     pictures = "".join(
-        f"<figure id={key}>{_picture(image, inset=views.get(key), alt=name)}"
+        f"<figure id={key}>{picture(image, inset=views.get(key), alt=name)}"
         f"<figcaption><b>{name}</b>, {text}</figcaption></figure>"
         for key, image, name, text in figures
     )
@@ -120,10 +99,6 @@ def _task(report: Report) -> str:
         f"{inset}</p>"
         f'<div class="triple">{pictures}</div></section>'
     )
-
-
-def _numbers(rows: Iterable[tuple[str, str]]) -> str:
-    return '<dl class="numbers">' + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in rows) + "</dl>"
 
 
 def _step(report: Report, k: int, step: StepRecord) -> str:
@@ -137,9 +112,9 @@ def _step(report: Report, k: int, step: StepRecord) -> str:
     ]
     marks = _marks(report, report.trail[: k + 1], step.path)
     return (
-        f"<figure>{_picture(step.image, marks, alt=f'before step {k + 1}')}"
+        f"<figure>{picture(step.image, marks, alt=f'before step {k + 1}')}"
         f"<figcaption><span>before step {k + 1}</span><span>{_cm(step.distance)} cm</span></figcaption>"
-        f'<div class="detail"><h3>Step {k + 1}</h3>{_numbers(rows)}</div></figure>'
+        f'<div class="detail"><h3>Step {k + 1}</h3>{numbers(rows)}</div></figure>'
     )
 
 
@@ -150,14 +125,14 @@ def _marks(report: Report, trail: Points, path: Points | None = None) -> str:
 
 def _run(report: Report) -> str:
     sheet = "".join(_step(report, k, step) for k, step in enumerate(report.steps))
-    end = _numbers(
+    end = numbers(
         [
             ("distance to the goal", f"{_cm(report.final_distance)} cm"),
             ("ended because", escape(report.stop_reason)),
         ]
     )
     sheet += (
-        f"<figure>{_picture(report.final_image, _marks(report, report.trail), alt='end')}"
+        f"<figure>{picture(report.final_image, _marks(report, report.trail), alt='end')}"
         f"<figcaption><span>end</span><span>{_cm(report.final_distance)} cm</span></figcaption>"
         f'<div class="detail"><h3>End</h3>{end}</div></figure>'
     )
@@ -171,10 +146,6 @@ def _run(report: Report) -> str:
         f'<div class="below"><div class="goal"></div>{legend()}</div></div></div>'
         f'<div class="sheet">{sheet}</div></section>'
     )
-
-
-def _key(color: str, text: str, dashed: bool = False) -> str:
-    return f'<span><i class="{color}{" dashed" if dashed else ""}"></i>{text}</span>'
 
 
 def _charts(report: Report) -> str:
@@ -221,22 +192,18 @@ def _charts(report: Report) -> str:
         (
             "Energy: the plan against standing still",
             "mean |z &minus; z<sub>goal</sub>|, predicted one plan ahead",
-            _key("a", "plan") + _key("c", "standing still", dashed=True),
+            key("a", "plan") + key("c", "standing still", dashed=True),
             energy,
         ),
         (
             "How CEM converges",
             "share of standing still&rsquo;s energy; the shown step stands out",
-            _key("a", "best candidate") + _key("c", "mean of the elites"),
+            key("a", "best candidate") + key("c", "mean of the elites"),
             convergence,
         ),
         ("Time to plan", "ms, encoding and optimisation", "", seconds),
     ]
-    body = "".join(
-        f"<figure><h3>{name}</h3><figcaption>{text}</figcaption>"
-        f'<div class="keys">{keys}</div>{chart}</figure>'
-        for name, text, keys, chart in figures
-    )
+    body = "".join(chart_figure(*figure) for figure in figures)
     return f'<section><h2>What the planner thought</h2><div class="grid2">{body}</div></section>'
 
 
@@ -264,18 +231,6 @@ def _landscapes(landscapes: tuple[Landscape, ...]) -> str:
     )
 
 
-def _table(header: list[str], rows: list[list[str]], numeric: int = 1) -> str:
-    """A table whose columns from ``numeric`` on are aligned right."""
-
-    def cells(tag: str, row: list[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i >= numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(row)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def _episodes(report: Report) -> str:
     if not report.episodes:
         return ""
@@ -296,16 +251,16 @@ def _episodes(report: Report) -> str:
         f"<section><h2>Other seeds: {reached} of {len(rows)} reached</h2>"
         '<p class="note">The same task from other starts to other goals. For figures that mean something '
         "run <code>vjepa-ac sim eval</code>.</p>"
-        f"{_table(header, rows, numeric=2)}</section>"
+        f"{table(header, rows, numeric=2)}</section>"
     )
 
 
 def _footer(report: Report) -> str:
-    timings = _table(
+    timings = table(
         ["stage", "median [ms]", "p95 [ms]"],
         [[escape(k), f"{m * 1000:.1f}", f"{p * 1000:.1f}"] for k, (m, p) in report.timings.items()],
     )
-    versions = _table(
+    versions = table(
         ["part", "version"], [[escape(k), escape(v)] for k, v in report.versions.items()], numeric=2
     )
     limits = (
