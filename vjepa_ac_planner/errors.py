@@ -28,6 +28,10 @@ class CheckpointError(PlannerError):
     """A checkpoint or model folder cannot be loaded: missing keys, wrong shapes, truncated, unsafe."""
 
 
+class BagError(PlannerError):
+    """A recording cannot be read or written: damaged, of an unknown kind, or without what is asked of it."""
+
+
 class PlanningError(PlannerError):
     """No plan could be made: the robot must hold."""
 

@@ -1,0 +1,219 @@
+"""Bags written: one MCAP file, whole under its name or not there.
+
+The file is written with the ``mcap`` library and not with the writer of ``rosbags``: the latter makes a
+folder, whose index and metadata exist only after a clean end, and writes chunks without checksums. Here
+every chunk goes to the operating system as soon as it is closed, so that after a kill everything up to the
+last chunk is there, in ``FILE.partial``; this package reads such a file as it is, and so does
+``mcap recover``. Definitions of all types are stored, so that Foxglove and ROS 2 open it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vjepa_ac_planner.bags.library import need
+from vjepa_ac_planner.bags.poses import state_quaternion
+from vjepa_ac_planner.errors import BagError
+
+CHUNK_BYTES = 64 * 1024
+"""An image closes its chunk: what was written before it in the same step goes to disk with it."""
+
+
+class BagWriter:
+    """Writes one MCAP file of ROS 2 messages; a context manager.
+
+    Leaving the block without an error completes the file and gives it its name; an error leaves what was
+    written as ``FILE.partial``.
+
+    Args:
+        path: the file; it must not exist.
+        compress: compress chunks (zstd); images that are JPEG or video frames gain nothing by it.
+
+    Raises:
+        BagError: the file exists, or cannot be written.
+        MissingDependencyError: the ``bags`` extra is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, compress: bool = True) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        mcap, typesys = need("mcap"), need("typesys")
+        self._store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+        self.types = self._store.types
+        """Message classes by name, to build messages with."""
+        self._channels: dict[str, tuple[int, str]] = {}
+        self._schemas: dict[str, int] = {}
+        self._closed = False
+        if self.path.exists():
+            raise BagError(f"{self.path}: exists; recordings are never overwritten, choose another name")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.partial.open("wb", buffering=0)
+        except OSError as error:
+            raise BagError(f"{self.path}: cannot be written ({error.strerror})") from error
+        compression = mcap.CompressionType.ZSTD if compress else mcap.CompressionType.NONE
+        self._mcap = mcap.Writer(_Whole(self._file), chunk_size=CHUNK_BYTES, compression=compression)
+        self._guarded(self._mcap.start, "ros2", "vjepa_ac_planner")
+
+    def write(self, topic: str, kind: str, message: Any, stamp: int) -> None:
+        """Write one message.
+
+        Args:
+            topic: its topic; all messages of a topic are of one type.
+            kind: ROS name of the type, such as ``std_msgs/msg/String``.
+            message: an object with the fields of the type, see ``types``.
+            stamp: time at which it counts as recorded [ns].
+
+        Raises:
+            BagError: it cannot be written (the disk is full), or does not fit its type.
+        """
+        try:
+            data = self._store.serialize_cdr(message, kind)
+        except Exception as error:  # generated code on any object
+            raise BagError(f"{topic}: message does not fit {kind} ({error!r})") from error
+        self.write_raw(topic, kind, data, stamp)
+
+    def write_raw(self, topic: str, kind: str, data: bytes | memoryview, stamp: int) -> None:
+        """Write one message that is CDR already; see :meth:`write`."""
+        if self._closed:
+            raise BagError(f"{self.path}: is closed")
+        if topic not in self._channels:
+            self._channels[topic] = self._guarded(self._register, topic, kind), kind
+        channel, known = self._channels[topic]
+        if known != kind:
+            raise BagError(f"{topic}: holds {known}, received {kind}")
+        if not 0 <= stamp < 1 << 63:
+            raise BagError(f"{topic}: the time must lie in 0 .. 2^63 ns, received {stamp}")
+        self._guarded(self._mcap.add_message, channel, stamp, data, stamp)
+
+    def _register(self, topic: str, kind: str) -> int:
+        if kind not in self._schemas:
+            text, _ = self._store.generate_msgdef(kind, ros_version=2)
+            self._schemas[kind] = self._mcap.register_schema(kind, "ros2msg", text.encode())
+        # An empty list of profiles: a player then offers what the publisher's defaults are.
+        metadata = {"offered_qos_profiles": ""}
+        number: int = self._mcap.register_channel(topic, "cdr", self._schemas[kind], metadata)
+        return number
+
+    def _guarded(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except OSError as error:
+            raise BagError(f"{self.partial}: cannot be written ({error.strerror or error})") from error
+
+    def close(self) -> None:
+        """Complete the file and give it its name; safe to call twice.
+
+        Raises:
+            BagError: the disk is full; what was written stays as ``FILE.partial``.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._guarded(self._mcap.finish)
+        finally:
+            self._file.close()
+        self._guarded(self.partial.replace, self.path)
+
+    def abandon(self) -> None:
+        """Stop writing without completing the file: it stays readable as ``FILE.partial``."""
+        if not self._closed:
+            self._closed = True
+            with suppress(Exception):  # what is in the last chunk is worth having, but no more
+                self._mcap.finish()
+            self._file.close()
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
+
+    # Messages that several writers need.
+
+    def time(self, stamp: int) -> Any:
+        """A ``builtin_interfaces/Time`` of nanoseconds."""
+        return self.types["builtin_interfaces/msg/Time"](*divmod(stamp, 1_000_000_000))
+
+    def header(self, stamp: int, frame_id: str) -> Any:
+        """A ``std_msgs/Header``."""
+        return self.types["std_msgs/msg/Header"](self.time(stamp), frame_id)
+
+    def image(self, topic: str, pixels: npt.NDArray[np.uint8], stamp: int, frame_id: str) -> None:
+        """Write [H, W, 3] uint8 RGB as a raw ``sensor_msgs/Image``."""
+        height, width, _ = pixels.shape
+        data = np.ascontiguousarray(pixels).reshape(-1)
+        message = self.types["sensor_msgs/msg/Image"](
+            self.header(stamp, frame_id), height, width, "rgb8", 0, 3 * width, data
+        )
+        self.write(topic, "sensor_msgs/msg/Image", message, stamp)
+
+    def jpeg(self, topic: str, data: bytes, stamp: int, frame_id: str) -> None:
+        """Write a JPEG file's bytes as a ``sensor_msgs/CompressedImage``."""
+        message = self.types["sensor_msgs/msg/CompressedImage"](
+            self.header(stamp, frame_id), "rgb8; jpeg compressed bgr8", np.frombuffer(data, dtype=np.uint8)
+        )
+        self.write(topic, "sensor_msgs/msg/CompressedImage", message, stamp)
+
+    def pose(self, topic: str, state: npt.ArrayLike, stamp: int, frame_id: str = "base") -> None:
+        """Write the pose of a state [>=6] as a ``geometry_msgs/PoseStamped``."""
+        message = self.types["geometry_msgs/msg/PoseStamped"](
+            self.header(stamp, frame_id), self.pose_of(state)
+        )
+        self.write(topic, "geometry_msgs/msg/PoseStamped", message, stamp)
+
+    def pose_of(self, state: npt.ArrayLike) -> Any:
+        """A ``geometry_msgs/Pose`` of a state [>=6]."""
+        values = np.asarray(state, dtype=np.float64)
+        point = self.types["geometry_msgs/msg/Point"](*values[:3].tolist())
+        turn = self.types["geometry_msgs/msg/Quaternion"](*state_quaternion(values[3:6]).tolist())
+        return self.types["geometry_msgs/msg/Pose"](point, turn)
+
+    def joints(
+        self, topic: str, names: list[str], values: npt.ArrayLike, stamp: int, frame_id: str = ""
+    ) -> None:
+        """Write positions by name as a ``sensor_msgs/JointState``."""
+        empty = np.zeros(0)
+        message = self.types["sensor_msgs/msg/JointState"](
+            self.header(stamp, frame_id), names, np.asarray(values, dtype=np.float64), empty, empty
+        )
+        self.write(topic, "sensor_msgs/msg/JointState", message, stamp)
+
+    def text(self, topic: str, text: str, stamp: int) -> None:
+        """Write a ``std_msgs/String``."""
+        self.write(topic, "std_msgs/msg/String", self.types["std_msgs/msg/String"](text), stamp)
+
+
+class _Whole:
+    """An unbuffered file that writes all of what it is given, and so nothing is left in this process."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += self._file.write(view[done:])
+        return done
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def flush(self) -> None:
+        self._file.flush()
