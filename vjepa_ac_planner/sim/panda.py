@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
@@ -179,9 +180,17 @@ class PandaSim:
 
     def state(self) -> Vector:
         """[7] measured state of link8 in the base frame, state convention."""
-        rotation = torch.from_numpy(self._data.site_xmat[self._site].reshape(3, 3).copy())
-        euler = matrix_to_euler(rotation).numpy()
+        euler = _euler(self._data.site_xmat[self._site].reshape(3, 3).copy())
         return np.concatenate([self._data.site_xpos[self._site], euler, [self._arm.closedness]])
+
+    def reference(self) -> Vector:
+        """[7] state that the arm is told to be at: what it holds when no command comes."""
+        position, rotation = self._arm.reference()
+        return np.concatenate([position, _euler(rotation), [self._arm.commanded_closedness]])
+
+    def joints(self) -> Vector:
+        """[9] measured positions: the seven joints [rad], then left and right finger [m]."""
+        return self._data.qpos[:9].copy()
 
     def objects(self) -> dict[str, ObjectPose]:
         """Where cup and box are now (yaw only: a tilt is not reported)."""
@@ -217,6 +226,22 @@ class PandaSim:
         else:
             target = command.target
             self._arm.move(target[:3], _matrix(target[3:6]), float(target[6]), command.duration)
+
+    def follow(self, target: npt.ArrayLike, seconds: float) -> None:
+        """Let time pass while the arm goes after one setpoint of a stream.
+
+        For streams of 20 to 50 setpoints a second: the arm trails them by a few hundredths of a second,
+        and neither stops at one nor jumps to it. For whole steps there is :meth:`apply`.
+
+        Args:
+            target: [7] of link8, state convention; the last one is held for as long as it is repeated.
+            seconds: how long, in multiples of 10 ms [s].
+
+        Raises:
+            InputError: the target is not seven usable numbers.
+        """
+        vector = RobotState(np.asarray(target, dtype=np.float64)).vector
+        self._arm.follow(vector[:3], _matrix(vector[3:6]), float(np.clip(vector[6], 0, 1)), seconds)
 
     def render(self) -> npt.NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB image of the exterior camera."""
@@ -291,5 +316,16 @@ def down_state(position: npt.ArrayLike, *, yaw: float = 0.0, gripper: float = 0.
     return np.concatenate([np.asarray(position, dtype=np.float64), euler, [gripper]])
 
 
+def _euler(rotation: Vector) -> Vector:
+    return matrix_to_euler(torch.from_numpy(rotation)).numpy()
+
+
 def _matrix(euler: Vector) -> Vector:
-    return euler_to_matrix(torch.from_numpy(np.array(euler))).numpy()
+    return _matrix_of(tuple(euler.tolist()))
+
+
+@lru_cache(maxsize=16)  # a setpoint that is held is asked for a hundred times a second
+def _matrix_of(euler: tuple[float, ...]) -> Vector:
+    matrix: Vector = euler_to_matrix(torch.tensor(euler, dtype=torch.float64)).numpy()
+    matrix.setflags(write=False)
+    return matrix
