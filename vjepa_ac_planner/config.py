@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import functools
 import inspect
 import textwrap
 import types
@@ -56,7 +55,6 @@ def check_ranges(config: Any) -> None:
                 check_range(field.name, number, *bounds)
 
 
-@functools.cache
 def descriptions(cls: type) -> dict[str, str]:
     """Field name -> the sentence that stands under it in the source, on one line."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body

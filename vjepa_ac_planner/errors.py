@@ -48,6 +48,12 @@ class SafetyError(PlannerError):
     exit_code = 1
 
 
+class NotReadyError(PlannerError):
+    """Something that must be there first is not: a topic, a goal, a state; the text names it."""
+
+    exit_code = 1
+
+
 class MissingDependencyError(PlannerError, ImportError):
     """An optional part (an extra, a system library, a device) is absent; the text says how to get it."""
 

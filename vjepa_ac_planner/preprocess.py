@@ -7,7 +7,9 @@ an image made another way. (V-JEPA 2-AC's evaluation transform on DROID.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -107,3 +109,33 @@ def _from_numpy(array: npt.NDArray[np.uint8]) -> Tensor:
             "scale and convert it, NaN and float images are refused"
         )
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+
+
+def read_image(path: str | Path) -> Frame:
+    """An image file as a frame.
+
+    Raises:
+        InputError: no such file, not an image, or not 8-bit colour.
+    """
+    path = Path(path)
+    try:
+        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if data.size == 0:
+        raise InputError(f"{path}: is empty; expected a PNG or JPEG image")
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"{path}: is not an image, or is cut short; expected PNG, JPEG or the like")
+    if image.dtype != np.uint8:
+        raise InputError(f"{path}: expected 8 bits per channel, received {image.dtype}; convert it first")
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels != 3:
+        raise InputError(
+            f"{path}: expected 3 colour channels (RGB), received {channels}; "
+            "convert grey images, and drop an alpha channel, first"
+        )
+    try:
+        return Frame(np.ascontiguousarray(image[..., ::-1]), frame_id=path.name)  # OpenCV reads BGR
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

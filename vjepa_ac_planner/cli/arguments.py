@@ -12,7 +12,6 @@ from vjepa_ac_planner.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from vjepa_ac_planner.types import Frame
 
 DEFAULT_MODEL = "panda-sim"
 
@@ -109,38 +108,3 @@ def state_vector(text: str) -> np.ndarray:
             f"received {len(values)} in {text!r}"
         )
     return np.array(RobotState(np.array(values)).vector)
-
-
-def read_image(path: str | Path) -> Frame:
-    """An image file as a frame.
-
-    Raises:
-        InputError: no such file, not an image, or not 8-bit colour.
-    """
-    import cv2
-    import numpy as np
-
-    from vjepa_ac_planner.types import Frame
-
-    path = Path(path)
-    try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if data.size == 0:
-        raise InputError(f"{path}: is empty; expected a PNG or JPEG image")
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise InputError(f"{path}: is not an image, or is cut short; expected PNG, JPEG or the like")
-    if image.dtype != np.uint8:
-        raise InputError(f"{path}: expected 8 bits per channel, received {image.dtype}; convert it first")
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    if channels != 3:
-        raise InputError(
-            f"{path}: expected 3 colour channels (RGB), received {channels}; "
-            "convert grey images, and drop an alpha channel, first"
-        )
-    try:
-        return Frame(np.ascontiguousarray(image[..., ::-1]), frame_id=path.name)  # OpenCV reads BGR
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error

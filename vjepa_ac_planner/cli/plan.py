@@ -11,7 +11,6 @@ from vjepa_ac_planner.cli.arguments import (
     add_preset,
     at_least,
     command,
-    read_image,
     state_vector,
 )
 from vjepa_ac_planner.cli.console import say, styled, table, write_json
@@ -52,6 +51,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan once and print the action."""
+    from vjepa_ac_planner.preprocess import read_image
+
     image, goal_image = read_image(args.image), read_image(args.goal)
     vector = state_vector(args.state)
 

@@ -102,6 +102,8 @@ class RobotProfile:
     """Names of the frames and how those on the hand are fixed to each other."""
     safety: SafetyConfig
     """Limits, ages and modes; ``dry_run`` plans and checks everything but only holds."""
+    model: str = "vjepa2-ac-vitg"
+    """The world model for it, by name or path."""
     topics: TopicsConfig = field(default_factory=TopicsConfig)
     """Names of the topics."""
     output: Literal["pose", "twist", "none"] = "pose"

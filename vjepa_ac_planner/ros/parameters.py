@@ -1,0 +1,233 @@
+"""ROS parameters of the planner node, made from the configuration objects of the core.
+
+Every parameter is a field of a configuration dataclass: its name is the path to the field, its
+description the sentence under it, its range the one beside its default. There is no second place where a
+value is checked: a change is accepted exactly when the dataclasses can be built with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from vjepa_ac_planner.config import check_ranges, descriptions, from_mapping, ranged, to_mapping
+from vjepa_ac_planner.control.mpc import LoopConfig
+from vjepa_ac_planner.errors import ConfigError
+from vjepa_ac_planner.ros.profile import RobotProfile, load_profile
+
+T = TypeVar("T")
+
+RENAMED = {"safety.dry_run": "dry_run"}
+"""Fields whose parameter has another name than their path: the switch people look for first."""
+HIDDEN = ("name", "summary", "frames.transforms", "safety.limits.step_seconds")
+"""Fields that are no parameters: labels, tables that only a profile holds, what the model decides."""
+LIVE = ("safety.", "deadline_s", "settled_holds", "seed")
+"""Beginnings of the paths of what may be changed while the node runs."""
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What the node itself is told, beside the robot's profile."""
+
+    robot: str = "panda"
+    """Robot profile: a name in config/robots, or a YAML file."""
+    preset: str = ""
+    """How to search (config/planner.yaml); empty takes the model's."""
+    device: str = "auto"
+    """Where the model runs: auto, cpu, cuda, cuda:1 ..."""
+    dtype: str = "auto"
+    """Number format of the model: auto, bfloat16, float32."""
+    threads: int = ranged(0, low=0, high=256)
+    """CPU threads of the model; 0 leaves it to PyTorch."""
+    task: str = ""
+    """Task YAML with goal images; empty waits for a goal on the goal topic."""
+    autostart: bool = True
+    """Configure and activate at start; the arm stands still until ~/set_enabled all the same."""
+    stamps: Literal["header", "arrival"] = "header"
+    """Whose time counts: the stamps in the messages, or when they arrive here (for cameras whose clock is
+    not synchronised; their latency is then invisible)."""
+    record: str = ""
+    """Folder into which every run is recorded as a bag; empty records nothing."""
+    deadline_s: float | None = ranged(None, low=0.001, high=600.0, unit="s")
+    """Time one plan may take [s]; -1 waits for it."""
+    settled_holds: int | None = ranged(None, low=1, high=1000)
+    """End a run after this many holds in a row because nothing improves on standing still; -1 goes on."""
+    seed: int = ranged(0, low=0, high=2**62)
+    """Step i of a run plans with seed + i."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def loop(self) -> LoopConfig:
+        """How the receding horizon runs: a robot's never gives up by itself."""
+        return LoopConfig(self.deadline_s, self.settled_holds, max_failures=None, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: a leaf of a configuration object."""
+
+    name: str
+    path: str
+    """Dotted path of the field."""
+    kind: Literal["bool", "int", "float", "str", "floats", "strings"]
+    value: Any
+    """Default, as ROS holds it: None is -1 or an empty string, tuples are lists."""
+    optional: bool
+    description: str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float, str] | None = None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether a change needs a restart of the node."""
+        return not self.path.startswith(LIVE)
+
+
+def parameters(config: Any, prefix: str = "") -> Iterator[Parameter]:
+    """All parameters of a configuration object, nested ones with dotted names."""
+    hints, texts = typing.get_type_hints(type(config)), descriptions(type(config))
+    for field in dataclasses.fields(config):
+        path, value, hint = prefix + field.name, getattr(config, field.name), hints[field.name]
+        if path in HIDDEN:
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from parameters(value, f"{path}.")
+            continue
+        hint, optional = _required(hint)
+        kind, choices = _kind(hint, path)
+        if value is None:
+            value = "" if kind == "str" else type(_zero(kind))(-1)
+        yield Parameter(
+            RENAMED.get(path, path),
+            path,
+            kind,
+            list(value) if isinstance(value, tuple) else value,
+            optional,
+            texts.get(field.name, ""),
+            choices,
+            field.metadata.get("range"),
+        )
+
+
+def rebuild(cls: type[T], base: T, values: Mapping[str, Any], where: str = "parameters") -> T:
+    """A configuration object with other values for some of its parameters.
+
+    Args:
+        cls: its class.
+        base: where everything else comes from.
+        values: parameter name -> value as ROS holds it.
+        where: what to call the values in errors.
+
+    Raises:
+        ConfigError: a value of the wrong type, or one that the class refuses.
+    """
+    data = to_mapping(base)
+    for parameter in parameters(base):
+        if parameter.name in values:
+            *folders, leaf = parameter.path.split(".")
+            target = data
+            for folder in folders:
+                target = target[folder]
+            target[leaf] = _plain(parameter, values[parameter.name])
+    return from_mapping(cls, data, where)
+
+
+def resolve(values: Mapping[str, Any]) -> tuple[NodeConfig, RobotProfile]:
+    """The node's configuration and its robot's profile, with all parameters applied.
+
+    Raises:
+        ConfigError: what is wrong, by the parameter's name.
+    """
+    node = rebuild(NodeConfig, NodeConfig(), values)
+    return node, rebuild(RobotProfile, load_profile(node.robot), values)
+
+
+def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:
+    """Declare parameters on a ROS node and return their values, overrides applied.
+
+    Raises:
+        ConfigError: an override of the wrong type or outside its range.
+    """
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    values = {}
+    for parameter in wanted:
+        descriptor = ParameterDescriptor(
+            description=parameter.description,
+            read_only=parameter.read_only,
+            # Whole numbers are welcome where fractions are allowed: our own check looks at the value.
+            dynamic_typing=parameter.kind in ("float", "floats"),
+            additional_constraints=f"one of {', '.join(parameter.choices)}" if parameter.choices else "",
+        )
+        if parameter.bounds is not None and parameter.kind in ("int", "float"):
+            low, high, _ = parameter.bounds
+            low = min(low, -1) if parameter.optional else low
+            if parameter.kind == "int":
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+            else:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(low), to_value=float(high))
+                ]
+        try:
+            values[parameter.name] = node.declare_parameter(
+                parameter.name, parameter.value, descriptor
+            ).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ConfigError(f"parameter {parameter.name}: {error}") from error
+    return values
+
+
+def table() -> str:
+    """The parameters as a Markdown table, defaults of the profile ``panda``."""
+    lines = ["| Parameter | Default | Range | Live | What it is |", "|---|---|---|---|---|"]
+    for parameter in (*parameters(NodeConfig()), *parameters(load_profile("panda"))):
+        if parameter.choices:
+            allowed = ", ".join(parameter.choices)
+        elif parameter.bounds is not None:
+            low, high, unit = parameter.bounds
+            allowed = f"{low:g} .. {high:g} {unit}".strip()
+        else:
+            allowed = ""
+        live = "" if parameter.read_only else "yes"
+        shown = str(parameter.value).lower() if parameter.kind == "bool" else str(parameter.value)
+        default = f"`{shown}`" if shown else ""
+        lines.append(f"| `{parameter.name}` | {default} | {allowed} | {live} | {parameter.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(parameter: Parameter, value: Any) -> Any:
+    """From ROS's way of holding a value to the configuration's."""
+    if parameter.optional and value in (-1, ""):
+        return None
+    if parameter.kind in ("floats", "strings"):
+        return tuple(value or ())
+    return value
+
+
+def _required(hint: Any) -> tuple[Any, bool]:
+    """The type without ``None``, and whether None was allowed."""
+    if get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint):
+        (rest,) = (arg for arg in get_args(hint) if arg is not type(None))
+        return rest, True
+    return hint, False
+
+
+def _kind(hint: Any, path: str) -> tuple[Any, tuple[str, ...]]:
+    if get_origin(hint) is Literal:
+        return "str", get_args(hint)
+    if get_origin(hint) is tuple:
+        return ("floats" if get_args(hint)[0] is float else "strings"), ()
+    kinds = {bool: "bool", int: "int", float: "float", str: "str"}
+    if hint not in kinds:
+        raise TypeError(f"{path}: no ROS parameter can hold {hint}")
+    return kinds[hint], ()
+
+
+def _zero(kind: str) -> Any:
+    return {"int": 0, "float": 0.0}[kind]

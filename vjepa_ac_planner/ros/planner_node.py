@@ -1,0 +1,250 @@
+"""The planner as a ROS 2 lifecycle node.
+
+Threads: the executor's callbacks only copy messages and post jobs; one worker thread plans
+(:mod:`.runner`); one thread sends setpoints (:mod:`.setpoints`). The arm is commanded only between
+``~/set_enabled true`` and ``false``; before, after, and in a dry run nothing is sent at all.
+
+configure
+    loads model and task, warms the model up, subscribes; activate
+    allows goals and runs; deactivate
+    holds and falls silent; cleanup
+    frees everything.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import SetBool, Trigger
+
+from vjepa_ac_planner.errors import ConfigError, PlannerError
+from vjepa_ac_planner.ros.parameters import NodeConfig, declare, parameters, rebuild, resolve
+from vjepa_ac_planner.ros.profile import RobotProfile, load_profile
+from vjepa_ac_planner.ros.session import Session
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+DIAGNOSTICS_SECONDS = 0.5
+
+
+class PlannerNode(LifecycleNode):
+    """See the module.
+
+    Args:
+        name: node name.
+        options: passed on to the lifecycle node, such as ``parameter_overrides`` and ``cli_args``.
+
+    Raises:
+        ConfigError: a parameter that cannot be.
+    """
+
+    def __init__(self, name: str = "planner", **options: Any) -> None:
+        super().__init__(name, **options)
+        first = declare(self, parameters(NodeConfig()))
+        profile = load_profile(first["robot"])
+        self._values = {**first, **declare(self, parameters(profile))}
+        self.config, self.profile = resolve(self._values)
+        self.session: Session | None = None
+        self._services: list[Any] = []
+        self._timer: Any = None
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        backwards = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+        )
+        self._jumps = self.get_clock().create_jump_callback(backwards, post_callback=self._on_jump)
+
+    # Lifecycle. rclpy swallows exceptions of transitions: each is caught, said, and becomes FAILURE.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load everything that takes time, and fail loudly."""
+        return self._transition("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Accept goals; nothing moves until it is enabled."""
+
+        def activate() -> None:
+            self._running().activate()
+            super(PlannerNode, self).on_activate(state)
+
+        return self._transition("activate", activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Hold, then send nothing any more."""
+
+        def deactivate() -> None:
+            self._running().deactivate()
+            super(PlannerNode, self).on_deactivate(state)
+
+        return self._transition("deactivate", deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model and its memory."""
+        return self._transition("cleanup", self._cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop from any state."""
+        return self._transition("shutdown", self._cleanup)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition failed half-way: back to unconfigured."""
+        return self._transition("error handling", self._cleanup)
+
+    def close(self) -> None:
+        """Stop whatever runs and free everything, from any state; for the end of the process."""
+        if self._transition("close", self._cleanup) is not SUCCESS:
+            self.get_logger().error("could not close in order; no command is sent any more")
+        self.destroy_node()
+
+    def _transition(self, name: str, action: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            action()
+        except PlannerError as error:
+            self.get_logger().error(f"{name}: {error}")
+            return FAILURE
+        except Exception:
+            self.get_logger().error(f"{name}: {traceback.format_exc()}")
+            return FAILURE
+        return SUCCESS
+
+    def _configure(self) -> None:
+        self.config, self.profile = resolve(self._values)
+        self.session = Session(self, self.config, self.profile)
+        self._services = [
+            self.create_service(SetBool, "~/set_enabled", self._set_enabled),
+            self.create_service(Trigger, "~/plan_once", self._plan_once),
+            self.create_service(Trigger, "~/set_goal_from_current", self._set_goal_from_current),
+            self.create_service(Trigger, "~/reset", self._reset),
+        ]
+        self._timer = self.create_timer(DIAGNOSTICS_SECONDS, self._diagnose, clock=_steady())
+
+    def _cleanup(self) -> None:
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+        for service in self._services:
+            self.destroy_service(service)
+        self._services = []
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
+
+    def _running(self) -> Session:
+        if self.session is None:
+            raise ConfigError("the node is not configured")
+        return self.session
+
+    # Services.
+
+    def _set_enabled(self, request: Any, response: Any) -> Any:
+        return self._answer(
+            response, lambda session: session.enable() if request.data else session.disable()
+        )
+
+    async def _plan_once(self, request: Any, response: Any) -> Any:
+        """Answered when the plan is there; the executor goes on meanwhile."""
+        try:
+            future = self._running().plan_once()
+        except PlannerError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.message = await future
+        return response
+
+    def _set_goal_from_current(self, request: Any, response: Any) -> Any:
+        return self._answer(response, lambda session: session.goal_from_current())
+
+    def _reset(self, request: Any, response: Any) -> Any:
+        return self._answer(response, lambda session: session.reset())
+
+    def _answer(self, response: Any, action: Callable[[Session], str]) -> Any:
+        try:
+            response.message, response.success = action(self._running()), True
+        except PlannerError as error:
+            response.message, response.success = str(error), False
+            self.get_logger().warning(response.message)
+        return response
+
+    # Everything else.
+
+    def _on_parameters(self, changed: Sequence[Any]) -> SetParametersResult:
+        """Take over what may change while running; the configuration objects decide."""
+        values = {**self._values, **{parameter.name: parameter.value for parameter in changed}}
+        try:
+            config = rebuild(NodeConfig, self.config, values)
+            profile = rebuild(RobotProfile, self.profile, values)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._values, self.config, self.profile = values, config, profile
+        if self.session is not None:
+            self.session.reconfigure(config, profile)
+        return SetParametersResult(successful=True)
+
+    def _on_jump(self, jump: Any) -> None:
+        if self.session is not None:
+            self.session.time_jumped()
+
+    def _diagnose(self) -> None:
+        if self.session is not None:
+            self._diagnostics.publish(self.session.diagnostics())
+
+
+def _steady() -> Any:
+    from rclpy.clock import Clock
+
+    return Clock(clock_type=ClockType.STEADY_TIME)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; returns the exit code.
+
+    Args:
+        argv: command line, such as ``["--ros-args", "-p", "robot:=sim"]``; None takes the process's.
+    """
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.logging import get_logger
+    from rclpy.signals import SignalHandlerOptions
+
+    stop = threading.Event()
+    # Ours, not rclpy's: its handler takes the context down first, and no hold could be sent any more.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # The setpoint thread must not wait 5 ms for each turn of the interpreter.
+    sys.setswitchinterval(0.001)
+    rclpy.init(
+        args=None if argv is None else ["planner", *argv], signal_handler_options=SignalHandlerOptions.NO
+    )
+    try:
+        node = PlannerNode()
+    except PlannerError as error:
+        get_logger("planner").fatal(str(error))
+        rclpy.shutdown()
+        return error.exit_code
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    code = 0
+    if node.config.autostart:
+        for transition in (node.trigger_configure, node.trigger_activate):
+            if not stop.is_set() and transition() is not SUCCESS:
+                code = 1
+                stop.set()
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=0.1)
+    node.close()
+    executor.shutdown()
+    rclpy.shutdown()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

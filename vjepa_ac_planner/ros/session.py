@@ -1,0 +1,424 @@
+"""What a configured node consists of: model, mailbox, worker, setpoints, and the rules between them.
+
+A *run* begins with :meth:`Session.enable` and ends with :meth:`Session.disable`; inside it the receding
+horizon plans towards the goals, pauses when the safety layer says so, and holds when it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rclpy.task import Future
+
+from vjepa_ac_planner.control.environment import RobotStatus
+from vjepa_ac_planner.control.goals import GoalChain
+from vjepa_ac_planner.control.mpc import Episode, RecedingHorizon, Step
+from vjepa_ac_planner.control.safety import SafetyLayer
+from vjepa_ac_planner.control.stream import Setpoint, SetpointStream
+from vjepa_ac_planner.errors import InputError, NotReadyError, PlannerError
+from vjepa_ac_planner.planning.planner import Planner
+from vjepa_ac_planner.ros import diagnostics
+from vjepa_ac_planner.ros.environment import RosEnvironment
+from vjepa_ac_planner.ros.gripper import make_gripper
+from vjepa_ac_planner.ros.inputs import GRIPPER_AGE, STATUS_AGE, Inputs
+from vjepa_ac_planner.ros.loading import load_goals, load_planner
+from vjepa_ac_planner.ros.outputs import Outputs
+from vjepa_ac_planner.ros.parameters import NodeConfig
+from vjepa_ac_planner.ros.profile import RobotProfile
+from vjepa_ac_planner.ros.runner import GuardedPlanner, Job, Runner
+from vjepa_ac_planner.ros.setpoints import SetpointThread
+from vjepa_ac_planner.types import Command, Frame, Goal, Observation, Plan
+
+PLANNING_NICENESS = 5
+"""The worker gives way to the setpoint thread when cores are short."""
+
+
+class Session:
+    """See the module.
+
+    Args:
+        node: the lifecycle node; gives clock, log, and everything to publish and subscribe with.
+        config: of the node.
+        profile: of the robot.
+
+    Raises:
+        PlannerError: model, task or robot cannot be used as configured.
+    """
+
+    def __init__(self, node: Any, config: NodeConfig, profile: RobotProfile) -> None:
+        self._node, self.config, self.profile = node, config, profile
+        self._log = node.get_logger()
+        self.planner: Planner = load_planner(config, profile, self._log.info)
+        self._goals: GoalChain | None = load_goals(config.task) if config.task else None
+        self.safety = SafetyLayer(self._limits(profile))
+        self.environment = RosEnvironment(
+            self._clock, self._command, self._status, self._bad, profile.safety.max_image_age
+        )
+        self._guarded = GuardedPlanner(self.planner, self._failed, self._arrival)
+        self._state, self._reason = "inactive", ""
+        self._enabled = False
+        self._publishers = 1
+        self._runner: Runner | None = None
+        self._setpoints: SetpointThread | None = None
+        self._once: Any = None
+        self._last: Step | None = None
+        self._steps = 0
+        self._outputs = Outputs(node, profile, self._stamp, lambda: self.environment.state)
+        self._gripper = make_gripper(node, profile.gripper)
+        self._inputs = Inputs(
+            node, profile, self.environment, config.stamps, self._clock, self._new_goal_image
+        )
+        self._say("inactive", "configured")
+
+    # What the node's transitions and services call; all in the executor's thread.
+
+    def activate(self) -> None:
+        """Be ready to run."""
+        self._runner = Runner(self.environment.cancel, self._job_failed, self._prepare_worker)
+        self._setpoints = SetpointThread(
+            SetpointStream(self.safety),
+            1.0 / self.profile.stream_hz,
+            clock=self._clock,
+            state=lambda: self.environment.state,
+            status=self._known_status,
+            publish=self._publish,
+            on_error=lambda text: self._log.error(f"setpoint stream: {text}", throttle_duration_sec=1.0),
+        )
+        self._say("idle", "waiting for ~/set_enabled")
+
+    def deactivate(self) -> None:
+        """Hold, fall silent, and end the threads."""
+        self._enabled = False
+        if self._setpoints is not None:
+            self._setpoints.stop()
+        if self._runner is not None and not self._runner.close():
+            self._log.error("the plan under way does not end; no command is sent any more")
+        self._settle_once("the node was deactivated")
+        if self._setpoints is not None:
+            self._setpoints.close()
+        self._runner = self._setpoints = None
+        self._say("inactive", "deactivated")
+
+    def close(self) -> None:
+        """End everything and free the model's memory."""
+        if self._runner is not None:
+            self.deactivate()
+        self._gripper.close()
+        self._inputs.close()
+        self._outputs.close()
+        cuda = self.planner.world_model.device.type == "cuda"
+        del self.planner, self._guarded
+        if cuda:
+            torch.cuda.empty_cache()
+
+    def enable(self) -> str:
+        """Begin to run towards the goals; also ends a pause.
+
+        Raises:
+            NotReadyError: what is missing, topic by topic.
+        """
+        runner, setpoints = self._active()
+        self._check_ready()
+        self.safety.resume()
+        self._enabled = True
+        if not self.profile.safety.dry_run:
+            setpoints.start()
+        self._post(runner, self._run)
+        return "dry run: plans are made, nothing is sent" if self.profile.safety.dry_run else "running"
+
+    def disable(self) -> str:
+        """Hold, then send nothing any more."""
+        runner, setpoints = self._active()
+        self._enabled = False
+        setpoints.stop()
+        self._post(runner, None)
+        self._say("idle", "disabled")
+        return "holding, then silent"
+
+    def reset(self) -> str:
+        """As after activation: disabled, not paused, first goal, no memory of what was seen."""
+        if self._runner is not None:
+            self.disable()
+            self._runner.wait_idle(5.0)
+        self.safety.resume()
+        self.safety.reset()
+        self.environment.reset()
+        return "reset; enable to run again"
+
+    def goal_from_current(self) -> str:
+        """Take what the camera sees now as the goal.
+
+        Raises:
+            NotReadyError: the camera sends nothing, or nothing usable.
+        """
+        camera, bound = self._inputs.topics["camera"], self.profile.safety.max_image_age
+        pending = self.environment.frame
+        if pending is None or camera.age > bound:
+            raise NotReadyError(camera.missing(bound) or f"camera: nothing received on {camera.name}")
+        try:
+            frame = pending.get()
+        except InputError as error:
+            raise NotReadyError(f"camera: {error}") from error
+        if frame is None:
+            raise NotReadyError(f"camera: the newest frame is unusable: {camera.last_bad}")
+        self._set_goals(GoalChain(Goal(frame, "taught")))
+        return f"goal taught from the frame at {frame.stamp:.3f} s"
+
+    def plan_once(self) -> Any:
+        """Plan from what is seen now and move nothing; a future of (success, message).
+
+        Raises:
+            NotReadyError: what is missing; or a run is under way.
+        """
+        runner, _ = self._active()
+        if self._enabled:
+            raise NotReadyError("a run is under way and publishes its plans; disable it first")
+        self._check_ready(moving=False)
+        self._settle_once("replaced by a newer request")
+        future = self._once = Future(executor=self._node.executor)
+        self._post(runner, lambda: self._settle_once(*self._planned_once()), future)
+        return future
+
+    def reconfigure(self, config: NodeConfig, profile: RobotProfile) -> None:
+        """Take over changed parameters, between two plans and two setpoints."""
+        was_dry = self.profile.safety.dry_run
+        self.config, self.profile = config, profile
+        self.safety.config = self._limits(profile)
+        self.environment.patience = profile.safety.max_image_age
+        if self._enabled and self._setpoints is not None and profile.safety.dry_run != was_dry:
+            if profile.safety.dry_run:
+                self._setpoints.stop()
+            else:
+                self._setpoints.start()
+
+    def time_jumped(self) -> None:
+        """Stamps of before mean nothing any more."""
+        self.environment.reset()
+        self._log.warning("time has jumped: waiting for new frames and states")
+
+    def diagnostics(self) -> Any:
+        """The message for ``/diagnostics``."""
+        self._publishers = self._outputs.command_publishers()
+        return diagnostics.array(self._stamp(), self._diagnoses(), self.profile.name)
+
+    # Goals.
+
+    def _new_goal_image(self, frame: Frame) -> None:
+        self._set_goals(GoalChain(Goal(frame, "goal")))
+
+    def _set_goals(self, goals: GoalChain) -> None:
+        self._goals = goals
+        self._log.info(f"new goal: {goals.current.name}")
+        if self._enabled and self._runner is not None:
+            self._post(self._runner, self._run)
+
+    # In the worker thread.
+
+    def _prepare_worker(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PLANNING_NICENESS)
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+
+    def _run(self) -> None:
+        goals = self._goals
+        assert goals is not None
+        horizon = RecedingHorizon(self._guarded, self.safety, goals, self.config.loop(), clock=self._clock)
+        self._say("running", f"towards {goals.current.name!r}")
+        episode = horizon.run(self.environment, None, on_step=self._on_step, cancel=self.environment.cancel)
+        self._ended(episode)
+
+    def _ended(self, episode: Episode) -> None:
+        if episode.stop_reason == "cancelled":
+            return
+        states = {"paused": "paused", "settled": "settled", "goals done": "done"}
+        self._say(states.get(episode.stop_reason, "stopped"), episode.detail)
+
+    def _on_step(self, step: Step) -> None:
+        self._last, self._steps = step, self._steps + 1
+        if step.plan is not None:
+            self._outputs.plan(step.plan)
+        if step.moved and not self.environment.cancel.is_set():
+            try:
+                self._gripper.send(float(step.command.target[6]))
+            except InputError as error:
+                self._log.error(f"gripper: {error}", throttle_duration_sec=1.0)
+        state = "moving" if step.moved else "holding"
+        self._say(
+            "dry run" if self.profile.safety.dry_run and not step.error else state, step.command.reason
+        )
+
+    def _planned_once(self) -> tuple[str, bool]:
+        """What a plan would do, in words, and whether there is one."""
+        assert self._goals is not None
+        try:
+            observation: Observation = self.environment.observe()
+            plan: Plan = self._guarded.plan(
+                observation, self._goals.current, seed=self.config.seed, cancel=self.environment.cancel
+            )
+        except PlannerError as error:
+            return f"{type(error).__name__}: {error}", False
+        self._outputs.plan(plan)
+        shadow = SafetyLayer(replace(self.safety.config, dry_run=False))
+        verdict = shadow.judge(plan, self.environment.newest(), self._clock(), self._status(), paired=False)
+        action = ", ".join(f"{value:+.4f}" for value in plan.action)
+        return (
+            f"energy {plan.energy:.4f}, standing still {plan.zero_energy:.4f}; action [{action}]; "
+            f"would {verdict.command.kind}{': ' if verdict.command.reason else ''}{verdict.command.reason}",
+            True,
+        )
+
+    def _settle_once(self, message: str, success: bool = False) -> None:
+        """Answer whoever waits for a single plan."""
+        future, self._once = self._once, None
+        if future is not None and not future.done():
+            future.set_result((success, message))
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        self._log.error("".join(traceback.format_exception(error)), throttle_duration_sec=5.0)
+
+    def _job_failed(self, error: BaseException) -> None:
+        if not self.environment.cancel.is_set():
+            self._say("failing", f"{type(error).__name__}: {error}")
+            self._log.error("".join(traceback.format_exception(error)), throttle_duration_sec=5.0)
+
+    # Between the parts.
+
+    def _post(self, runner: Runner, job: Job | None, once: Any = None) -> None:
+        if once is None:
+            self._settle_once("replaced by a newer request")
+        runner.post(job)
+
+    def _active(self) -> tuple[Runner, SetpointThread]:
+        if self._runner is None or self._setpoints is None:
+            raise NotReadyError("the node is not active: `ros2 lifecycle set planner activate` first")
+        return self._runner, self._setpoints
+
+    def _check_ready(self, *, moving: bool = True) -> None:
+        missing = list(self._inputs.missing())
+        if self._goals is None:
+            topic = self._inputs.topics["goal"].name
+            missing.append(f"goal: none; publish one on {topic}, call ~/set_goal_from_current, or set task")
+        if moving:
+            publishers = self._outputs.command_publishers()
+            if publishers > 1 and not self.profile.safety.dry_run:
+                missing.append(
+                    f"{self._outputs.command_topic}: {publishers} publishers, allowed 1, this one"
+                )
+        if missing:
+            raise NotReadyError("; ".join(missing))
+
+    def _limits(self, profile: RobotProfile) -> Any:
+        """The profile's limits with the model's step."""
+        limits = replace(
+            profile.safety.limits, step_seconds=self.planner.world_model.description.step_seconds
+        )
+        return replace(profile.safety, limits=limits)
+
+    def _command(self, command: Command) -> None:
+        if self._setpoints is not None and self._enabled:
+            self._setpoints.command(command)
+
+    def _publish(self, setpoint: Setpoint) -> None:
+        # Somebody else commands the arm: two streams would pull it to and fro.
+        if self._publishers <= 1:
+            self._outputs.setpoint(setpoint)
+
+    def _status(self) -> RobotStatus:
+        """What the robot says, and whether we alone command it, as of now."""
+        self._publishers = self._outputs.command_publishers()
+        return self._known_status()
+
+    def _known_status(self) -> RobotStatus:
+        dry = self.profile.safety.dry_run
+        status = self._inputs.status() or RobotStatus()
+        return replace(status, command_publishers=1 if dry else self._publishers)
+
+    def _bad(self, what: str, why: str) -> None:
+        self._inputs.bad(what, why)
+
+    def _arrival(self) -> float | None:
+        pending = self.environment.frame
+        return None if pending is None else pending.arrived
+
+    def _clock(self) -> float:
+        return float(self._node.get_clock().now().nanoseconds) * 1e-9
+
+    def _stamp(self) -> Any:
+        return self._node.get_clock().now().to_msg()
+
+    def _say(self, state: str, reason: str) -> None:
+        if (state, reason) != (self._state, self._reason):
+            self._state, self._reason = state, reason
+            self._outputs.status(f"{state}: {reason}" if reason else state)
+
+    # Diagnostics.
+
+    def _diagnoses(self) -> Iterator[Any]:
+        safety, topics = self.profile.safety, self._inputs.topics
+        bounds = {
+            "camera": safety.max_image_age,
+            "end-effector pose": safety.max_state_age,
+            "gripper": GRIPPER_AGE,
+            "robot state": STATUS_AGE,
+        }
+        for what, topic in topics.items():
+            yield diagnostics.topic(topic, bounds.get(what, 0.0), required=what in bounds)
+        yield self._diagnose_planning()
+        yield self._diagnose_safety()
+        if self._setpoints is not None:
+            yield diagnostics.stream(
+                self._setpoints.statistics, self._setpoints.period, self._setpoints.mode
+            )
+        problem = self._gripper.problem()
+        level = diagnostics.WARN if problem else diagnostics.OK
+        yield diagnostics.status("gripper command", level, problem or self._gripper.status())
+
+    def _diagnose_planning(self) -> Any:
+        guarded, goals, last = self._guarded, self._goals, self._last
+        plan = None if last is None else last.plan
+        values = {
+            "model": self.planner.world_model.description.name,
+            "device": self.planner.world_model.device,
+            "goal": "none"
+            if goals is None
+            else f"{goals.current.name} ({goals.index + 1} of {len(goals)})",
+            "steps": self._steps,
+            "plans": len(guarded.seconds),
+            "failed plans": guarded.failures,
+            "plan [s], p50 p95": diagnostics.percentiles(tuple(guarded.seconds)),
+            "frame arrival to plan start [s], p50 p95": diagnostics.percentiles(tuple(guarded.waits)),
+            "energy": "-" if plan is None else plan.current_energy,
+            "surprise": "-" if plan is None or plan.surprise is None else plan.surprise,
+        }
+        levels = {
+            "holding": diagnostics.WARN,
+            "paused": diagnostics.ERROR,
+            "failing": diagnostics.ERROR,
+        }
+        level = levels.get(self._state, diagnostics.OK)
+        return diagnostics.status(
+            "planning", level, f"{self._state}: {self._reason}" if self._reason else self._state, values
+        )
+
+    def _diagnose_safety(self) -> Any:
+        status = self._known_status()
+        values = {
+            "robot mode": status.mode,
+            "robot errors": ", ".join(status.errors) or "none",
+            "publishers of commands": self._publishers,
+            "dry run": self.profile.safety.dry_run,
+        }
+        paused = self.safety.paused
+        if paused is not None:
+            return diagnostics.status("safety", diagnostics.ERROR, f"paused: {paused}", values)
+        findings = () if self._last is None or not self._enabled else self._last.findings
+        level = diagnostics.WARN if findings else diagnostics.OK
+        return diagnostics.status("safety", level, "; ".join(map(str, findings)) or "in order", values)
