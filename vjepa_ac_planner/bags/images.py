@@ -11,6 +11,14 @@ import numpy.typing as npt
 from vjepa_ac_planner.errors import InputError
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3}
+_CONVERSIONS = {
+    "bgr8": "COLOR_BGR2RGB",
+    "8UC3": "COLOR_BGR2RGB",
+    "rgba8": "COLOR_RGBA2RGB",
+    "bgra8": "COLOR_BGRA2RGB",
+    "mono8": "COLOR_GRAY2RGB",
+    "8UC1": "COLOR_GRAY2RGB",
+}
 ENCODINGS = tuple(_CHANNELS)
 """Raw encodings that are understood; ``8UC3`` is taken for ``bgr8``, as OpenCV's bridge writes it."""
 MAX_PIXELS = 1 << 26
@@ -52,11 +60,11 @@ def decode_image(encoding: str, height: int, width: int, step: int, data: Any) -
     if flat.size < (height - 1) * step + row:
         raise InputError(f"image: {flat.size} bytes are too few for {height} rows of {step} bytes")
     pixels = np.lib.stride_tricks.as_strided(flat, (height, width, channels), (step, channels, 1))
-    if channels == 1:
-        return np.repeat(pixels, 3, axis=2)
-    if encoding in ("bgr8", "bgra8", "8UC3"):
-        pixels = pixels[..., 2::-1]
-    return np.ascontiguousarray(pixels[..., :3])
+    if encoding == "rgb8":
+        return np.ascontiguousarray(pixels)
+    import cv2
+
+    return np.asarray(cv2.cvtColor(pixels, getattr(cv2, _CONVERSIONS[encoding])), dtype=np.uint8)
 
 
 def decode_compressed(data: Any, name: str = "") -> Image:
@@ -75,7 +83,7 @@ def decode_compressed(data: Any, name: str = "") -> Image:
     import cv2
 
     flat = np.frombuffer(data, dtype=np.uint8)
-    buffer = flat.tobytes() if flat.size < 64 else memoryview(flat.data)
+    buffer = memoryview(flat)
     size = _png_size(buffer) or _jpeg_size(buffer)
     if size is None:
         raise InputError(
@@ -88,7 +96,7 @@ def decode_compressed(data: Any, name: str = "") -> Image:
         image = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except (cv2.error, MemoryError) as error:
         raise InputError(f"image: compressed data cannot be decoded ({error})") from error
-    if image is None:
+    if image is None or image.shape[:2] != size:
         raise InputError(f"image: compressed data of {flat.size} bytes cannot be decoded; damaged?")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
@@ -108,7 +116,9 @@ def _jpeg_size(data: Any) -> tuple[int, int] | None:
 
     Decoders fill what is missing of a cut file with grey and say nothing, so the end is looked for.
     """
-    if len(data) < 20 or bytes(data[:2]) != b"\xff\xd8" or b"\xff\xd9" not in bytes(data[-64:]):
+    if len(data) < 20 or bytes(data[:2]) != b"\xff\xd8":
+        return None
+    if not bytes(data[-64:]).rstrip(b"\0").endswith(b"\xff\xd9"):  # padding does no harm
         return None
     at = 2
     while at + 9 <= len(data):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vjepa_ac_planner.bags.library import need
-from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo
+from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo, plain
 from vjepa_ac_planner.errors import BagError
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -102,7 +102,11 @@ class McapFile:
         source = self._in_file_order(names) if self._loose else self._by_time(names, low, high)
         for channel, received, data in source:
             if low <= received < high:
-                yield RawMessage(names[channel], received, data)
+                message = plain(data)
+                if message is None:
+                    self._skipped["message that cannot be decompressed"] += 1
+                else:
+                    yield RawMessage(names[channel], received, message)
 
     # How the file is laid out.
 

@@ -44,7 +44,8 @@ class Bag:
         self._decoder = Decoder(storage.topics)
         self.infos: dict[str, TopicInfo] = storage.topics
         if not storage.topics or storage.start is None or storage.end is None:
-            raise BagError(f"{self.name}: holds no message")
+            why = "".join(f"; {reason} ({count})" for reason, count in skipped.items())
+            raise BagError(f"{self.name}: holds no message that can be read{why}")
         self.start, self.end = storage.start / 1e9, storage.end / 1e9
         self.topics = choose_topics(asked, storage.topics, self._has_fingers)
         self.notes: list[str] = []
@@ -150,6 +151,7 @@ class Bag:
         image = self._required("image", "a camera")
         # Headers and recorder rarely differ by more than their transport; else all must be looked at.
         for margin in (2_000_000_000, None):
+            near.clear()
             low, high = (None, None) if margin is None else (target - margin, target + margin)
             for message in self._storage.messages({image}, low, high):
                 stamp = self._stamp(message.data, message.received, clock)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,8 @@ from vjepa_ac_planner.bags.messages import FINGER_TRAVEL
 from vjepa_ac_planner.bags.records import PLAN_TOPIC, RUN_TOPIC, PlanRecord, RunInfo
 from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.control.mpc import Step
-from vjepa_ac_planner.types import ACTION_NAMES, Goal, Plan
+from vjepa_ac_planner.errors import BagError
+from vjepa_ac_planner.types import ACTION_NAMES, Goal, Observation, Plan
 
 __all__ = ["PlanRecord", "RecordTopics", "RunInfo", "RunRecorder"]
 
@@ -91,23 +93,22 @@ class RunRecorder:
         Raises:
             BagError: it cannot be written.
         """
-        topics, bag = self._topics, self._bag
-        frame, state = step.observation.frame, step.observation.state
-        # The recorder's clock is that of the observations, and never goes back.
-        self._now = max(self._now, nanoseconds(frame.stamp), nanoseconds(state.stamp))
-        self._begin(self._now)
-        self._write_goals()
+        self._advance(step.observation)
         record = plan_record(step, self._goals)
-        bag.text(self._node(PLAN_TOPIC), to_json(dataclasses.asdict(record)), self._now)
-        bag.pose(topics.pose, state.vector, nanoseconds(state.stamp), self._base)
-        finger = (1.0 - min(max(state.gripper, 0.0), 1.0)) * FINGER_TRAVEL / 2
-        names = ["panda_finger_joint1", "panda_finger_joint2"]
-        bag.joints(topics.gripper, names, [finger, finger], nanoseconds(state.stamp))
-        bag.pose(topics.target, step.command.target, self._now, self._base)
+        self._bag.text(self._node(PLAN_TOPIC), to_json(dataclasses.asdict(record)), self._now)
+        self._bag.pose(self._topics.target, step.command.target, self._now, self._base)
         if step.plan is not None:
             self._write_plan(step.plan)
-        # Last, because it closes the chunk: all of the step goes to disk together.
-        bag.image(topics.image, frame.image, nanoseconds(frame.stamp), frame.frame_id)
+        self._write_observation(step.observation)
+
+    def end(self, observation: Observation) -> None:
+        """Record what was seen when the run had ended (``Episode.final``): what the last action led to.
+
+        Raises:
+            BagError: it cannot be written.
+        """
+        self._advance(observation)
+        self._write_observation(observation)
 
     def close(self) -> None:
         """Complete the file and give it its name; safe to call twice.
@@ -128,8 +129,9 @@ class RunRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A run that ended by an error or an interrupt is a run all the same.
-        self.close()
+        # A run that ended by an error or an interrupt is a run all the same; its own error comes first.
+        with suppress(BagError) if error is not None else nullcontext():
+            self.close()
 
     def _node(self, topic: str) -> str:
         return f"{self._topics.node}/{topic.split('/')[-1]}"
@@ -143,6 +145,23 @@ class RunRecorder:
         for goal in self._unwritten:
             self._bag.image(self._topics.goal, goal.frame.image, self._now, goal.name)
         self._unwritten = []
+
+    def _advance(self, observation: Observation) -> None:
+        # The recorder's clock is that of the observations, and never goes back.
+        stamps = nanoseconds(observation.frame.stamp), nanoseconds(observation.state.stamp)
+        self._now = max(self._now, *stamps)
+        self._begin(self._now)
+        self._write_goals()
+
+    def _write_observation(self, observation: Observation) -> None:
+        topics, bag = self._topics, self._bag
+        frame, state = observation.frame, observation.state
+        stamp = nanoseconds(state.stamp)
+        bag.pose(topics.pose, state.vector, stamp, self._base)
+        finger = (1.0 - min(max(state.gripper, 0.0), 1.0)) * FINGER_TRAVEL / 2
+        bag.joints(topics.gripper, ["panda_finger_joint1", "panda_finger_joint2"], [finger, finger], stamp)
+        # Last, because it closes the chunk: all of the step goes to disk together.
+        bag.image(topics.image, frame.image, nanoseconds(frame.stamp), frame.frame_id)
 
     def _write_plan(self, plan: Plan) -> None:
         bag, node, types = self._bag, self._topics.node, self._bag.types

@@ -3,7 +3,7 @@
 The rules, in order:
 
 1. *Time* of a message is its header's stamp (``clock="header"``), or when it was recorded (``"receive"``).
-   A stamp of 0, a stamp seen before on its topic, and a message that comes more than ``window_s`` late are
+   A stamp of 0 (unless it was recorded at 0 too, by a simulator), a stamp seen before on its topic, and a message that comes more than ``window_s`` late are
    skipped and counted.
 2. The first sample is the first frame that is *usable*: it decodes, and pose and gripper are there.
 3. The next sample is the usable frame nearest to one period after the previous sample, and at most
@@ -293,7 +293,8 @@ def in_order(messages: Iterator[RawMessage], rules: ResampleRules, skipped: Skip
         except BagError:
             skipped["damaged message"] += 1
             continue
-        if stamp == 0 and rules.clock == "header":
+        # Nobody set it; but a simulator's clock does begin at 0.
+        if stamp == 0 and rules.clock == "header" and message.received > 1_000_000_000:
             skipped["stamp of 0"] += 1
             continue
         serial += 1

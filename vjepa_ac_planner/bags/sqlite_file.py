@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo
+from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo, plain
 from vjepa_ac_planner.errors import BagError
 
 _TICK = 10_000
@@ -33,6 +33,9 @@ class SqliteFile:
     def __init__(self, path: Path, skipped: Skipped) -> None:
         self._path, self._skipped = path, skipped
         self._budget = 0
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            skipped["write-ahead log not read (open and close the file with sqlite3 to merge it)"] += 1
         # A damaged tree of pages can send SQLite round in circles: its work is bounded by the file's size.
         self._allowance = 2000 + path.stat().st_size // 16
         try:
@@ -134,8 +137,10 @@ class SqliteFile:
                     self._skipped["damaged row"] += 1
                 elif len(data) > MAX_MESSAGE:
                     self._skipped["message beyond 256 MiB"] += 1
+                elif (message := plain(memoryview(data))) is None:
+                    self._skipped["message that cannot be decompressed"] += 1
                 else:
-                    yield RawMessage(wanted[topic], received, memoryview(data))
+                    yield RawMessage(wanted[topic], received, message)
         except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError, MemoryError):
             # What follows cannot be reached any more: the pages are linked.
             self._skipped["database damaged: rest not read"] += 1

@@ -183,6 +183,22 @@ def unpacked(path: Path) -> Iterator[Path]:
         yield plain
 
 
+def plain(data: memoryview) -> memoryview | None:
+    """A message, unpacked if it was compressed on its own (rosbag2's ``compression_mode: message``).
+
+    CDR begins with a zero byte, so the two cannot be confused. None if it is damaged or beyond 256 MiB.
+    """
+    if data[:4] != ZSTD_MAGIC:
+        return data
+    zstd = need("zstd")
+    decompressor = zstd.ZstdDecompressor()
+    try:
+        out: bytes = decompressor.decompress(data, max_length=MAX_MESSAGE)
+    except (zstd.ZstdError, ValueError, EOFError, MemoryError):
+        return None
+    return memoryview(out) if decompressor.eof else None
+
+
 def _files(path: Path, skipped: Skipped) -> list[Path]:
     """The storage files that a path stands for."""
     if not path.exists():

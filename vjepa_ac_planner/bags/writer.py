@@ -21,8 +21,9 @@ from vjepa_ac_planner.bags.library import need
 from vjepa_ac_planner.bags.poses import state_quaternion
 from vjepa_ac_planner.errors import BagError
 
-CHUNK_BYTES = 64 * 1024
-"""An image closes its chunk: what was written before it in the same step goes to disk with it."""
+STEP_BYTES = 4096
+"""Chunks this small are closed by any image of 40x40 pixels: what was written before it in the same step goes
+to the disk with it."""
 
 
 class BagWriter:
@@ -33,14 +34,15 @@ class BagWriter:
 
     Args:
         path: the file; it must not exist.
-        compress: compress chunks (zstd); images that are JPEG or video frames gain nothing by it.
+        compress: compress chunks (zstd); JPEG images gain nothing by it.
+        chunk_bytes: size at which a chunk is closed and written.
 
     Raises:
         BagError: the file exists, or cannot be written.
         MissingDependencyError: the ``bags`` extra is not installed.
     """
 
-    def __init__(self, path: str | Path, *, compress: bool = True) -> None:
+    def __init__(self, path: str | Path, *, compress: bool = True, chunk_bytes: int = STEP_BYTES) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         mcap, typesys = need("mcap"), need("typesys")
@@ -58,7 +60,7 @@ class BagWriter:
         except OSError as error:
             raise BagError(f"{self.path}: cannot be written ({error.strerror})") from error
         compression = mcap.CompressionType.ZSTD if compress else mcap.CompressionType.NONE
-        self._mcap = mcap.Writer(_Whole(self._file), chunk_size=CHUNK_BYTES, compression=compression)
+        self._mcap = mcap.Writer(_Whole(self._file), chunk_size=chunk_bytes, compression=compression)
         self._guarded(self._mcap.start, "ros2", "vjepa_ac_planner")
 
     def write(self, topic: str, kind: str, message: Any, stamp: int) -> None:
