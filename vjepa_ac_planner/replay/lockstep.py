@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vjepa_ac_planner.bags.resample import ResampleRules, Sample
 from vjepa_ac_planner.control.safety import SafetyLayer, Verdict
 from vjepa_ac_planner.errors import InputError, PlanningError
 from vjepa_ac_planner.planning.energy import LatentEnergy, latent_energy
@@ -24,7 +25,7 @@ from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.proposals import ActionSpace
 from vjepa_ac_planner.preprocess import frames_to_pixels
 from vjepa_ac_planner.replay.goals import ReplayGoal, goal_at
-from vjepa_ac_planner.replay.recording import Recording, Sample, Survey
+from vjepa_ac_planner.replay.recording import Recording, Survey
 from vjepa_ac_planner.replay.scores import moving
 from vjepa_ac_planner.replay.table import StepTable, action_cells
 from vjepa_ac_planner.types import STATE_NAMES, FloatArray, Observation, Plan
@@ -84,6 +85,7 @@ class Lockstep:
         found: Survey,
         goals: Sequence[ReplayGoal],
         on_moment: Callable[[Moment], None] | None = None,
+        rules: ResampleRules | None = None,
     ) -> Replay:
         """Plan at every sample up to the last goal.
 
@@ -92,6 +94,7 @@ class Lockstep:
             found: its survey, which knows what the robot does next.
             goals: in order of time.
             on_moment: called after every sample.
+            rules: how messages become samples, as for the survey.
 
         Raises:
             InputError: the recording gives other samples than when it was surveyed.
@@ -105,7 +108,7 @@ class Lockstep:
         before: _Prediction | None = None
         last_goal = last_segment = None
         self._safety.reset()
-        for number, sample in enumerate(recording.samples(self._step_seconds)):
+        for number, sample in enumerate(recording.samples(self._step_seconds, rules)):
             if number >= len(found) or sample.time != found.times[number]:
                 raise InputError(
                     f"sample {number} at {sample.time:.3f} s was not there when the bag was first read; "
@@ -156,7 +159,8 @@ class Lockstep:
         before: _Prediction | None,
     ) -> tuple[Moment, _Prediction]:
         """Plan, rate the other actions, and compare what is seen with what was expected."""
-        observation, index, now = moment.sample.observation, moment.sample.index, moment.sample.time
+        observation, index = moment.sample.observation, moment.sample.index
+        now = max(observation.frame.stamp, observation.state.stamp)
         refused = self._safety.refuse(observation, now)  # live, nothing would be planned then
         plan, error, begin = None, "", time.perf_counter()
         try:

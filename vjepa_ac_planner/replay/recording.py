@@ -10,32 +10,9 @@ import numpy as np
 import torch
 
 from vjepa_ac_planner import geometry
+from vjepa_ac_planner.bags.resample import ResampleRules, Sample
 from vjepa_ac_planner.errors import InputError
-from vjepa_ac_planner.types import FloatArray, Frame, Observation
-
-
-class Sample(Protocol):
-    """One moment of a recording; see :class:`vjepa_ac_planner.bags.resample.Sample`."""
-
-    @property
-    def index(self) -> int:
-        """Position among all samples."""
-        ...
-
-    @property
-    def observation(self) -> Observation:
-        """The newest frame and state at that moment."""
-        ...
-
-    @property
-    def time(self) -> float:
-        """The moment itself [s]."""
-        ...
-
-    @property
-    def segment(self) -> int:
-        """Number of gaps before it; an action leads from one sample to the next of the same segment."""
-        ...
+from vjepa_ac_planner.types import FloatArray, Frame
 
 
 class Recording(Protocol):
@@ -43,7 +20,7 @@ class Recording(Protocol):
 
     @property
     def start(self) -> float:
-        """Stamp of the first message [s]."""
+        """When the first message was recorded [s]."""
         ...
 
     @property
@@ -51,7 +28,7 @@ class Recording(Protocol):
         """Reason -> how many messages or moments could not be used, so far."""
         ...
 
-    def samples(self, step_seconds: float) -> Iterable[Sample]:
+    def samples(self, step_seconds: float, rules: ResampleRules | None = None) -> Iterable[Sample]:
         """Frames and states, one step apart; every call begins anew."""
         ...
 
@@ -97,7 +74,7 @@ class Survey:
         return int(np.argmin(np.abs(self.times - time)))
 
 
-def survey(recording: Recording, step_seconds: float) -> Survey:
+def survey(recording: Recording, step_seconds: float, rules: ResampleRules | None = None) -> Survey:
     """Look through a recording once, keeping a few numbers per sample and no image.
 
     Raises:
@@ -110,7 +87,7 @@ def survey(recording: Recording, step_seconds: float) -> Survey:
             sample.segment,
             *sample.observation.state.vector,
         )
-        for sample in recording.samples(step_seconds)
+        for sample in recording.samples(step_seconds, rules)
     ]
     skipped = dict(recording.skipped)
     if not rows:

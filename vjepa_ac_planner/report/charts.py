@@ -22,7 +22,9 @@ class Series:
     dashed: bool = False
     dots: bool = True
     first: int = 0
-    """Position of the first value; the others follow at 1."""
+    """Position of the first value; the others follow at ``every``."""
+    every: int = 1
+    """Distance between two values."""
     step: int | None = None
     """The step of the run this line belongs to: the page highlights it together with that step."""
 
@@ -74,7 +76,7 @@ def line_chart(
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(y_label)}">'
     ]
-    digits = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
+    digits = _digits(y_ticks)
     for y in y_ticks:
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>'
@@ -108,8 +110,51 @@ def line_chart(
     return "".join(parts)
 
 
+def scatter_chart(x: Sequence[float], y: Sequence[float], *, x_label: str, y_label: str) -> str:
+    """One dot per pair of finite values; both axes cover them in round numbers."""
+    points = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(a + b)]
+    x_ticks = _covering([a for a, _ in points])
+    y_ticks = _covering([b for _, b in points])
+
+    def px(value: float) -> float:
+        return LEFT + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT)
+
+    def py(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(y_label)}">'
+    ]
+    for value in y_ticks:
+        at = f'y1="{py(value):.1f}" y2="{py(value):.1f}"'
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" {at}/>')
+        text = f"{value:.{_digits(y_ticks)}f}"
+        parts.append(f'<text x="{LEFT - 8}" y="{py(value) + 4:.1f}" text-anchor="end">{text}</text>')
+    for value in x_ticks:
+        text = f"{value:.{_digits(x_ticks)}f}"
+        parts.append(
+            f'<text x="{px(value):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{text}</text>'
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+    )
+    dots = "".join(f'<circle cx="{px(a):.1f}" cy="{py(b):.1f}" r="3"/>' for a, b in points)
+    return "".join(parts) + f'<g class="series a">{dots}</g></svg>'
+
+
+def _covering(values: Sequence[float]) -> list[float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return ticks(low, high if high - low > 1e-9 else low + 1.0)
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Decimals that tell ticks apart."""
+    return max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9))
+
+
 def _positions(s: Series) -> Sequence[float]:
-    return [float(s.first + i) for i in range(len(s.y))]
+    return [float(s.first + s.every * i) for i in range(len(s.y))]
 
 
 def _line(s: Series, px: Callable[[float], float], py: Callable[[float], float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -22,6 +23,9 @@ _COLORS = np.array(
     dtype=np.float64,
 )
 """From low energy (light) to high (dark), about evenly spaced in lightness."""
+
+STRAIGHT = "the step that leads straight to the goal, seen in this plane"
+"""What the ring marks where the goal is known."""
 
 SIDE, LEFT, TOP = 300.0, 34.0, 8.0
 
@@ -80,12 +84,33 @@ def heat_map(landscape: Landscape) -> str:
     return "".join(parts) + "</svg>"
 
 
-def legend() -> str:
-    """What the marks of :func:`heat_map` mean."""
+def section(landscapes: Sequence[Landscape], note: str, truth: str = STRAIGHT) -> str:
+    """Several maps with what they show.
+
+    Args:
+        landscapes: at least one.
+        note: what a reader must know.
+        truth: what the ring marks.
+    """
+    figures = "".join(
+        f"<figure><h3>{escape(item.title)}</h3>{heat_map(item)}"
+        f'<div class="scale" style="background:{color_bar()}"></div>'
+        f'<div class="scale-ends"><span>{float(np.nanmin(item.energies)):.3f}</span><span>energy</span>'
+        f"<span>{float(np.nanmax(item.energies)):.3f}</span></div></figure>"
+        for item in landscapes
+    )
+    return (
+        f'<section><h2>The energy landscape</h2><p class="note">{note}<br>{legend(truth)}</p>'
+        f'<div class="maps">{figures}</div></section>'
+    )
+
+
+def legend(truth: str = STRAIGHT) -> str:
+    """What the marks of :func:`heat_map` mean; ``truth`` is what the ring marks."""
     mark = '<svg class="mark" viewBox="0 0 22 14" width="22" height="14">'
     return (
         f'{mark}<path class="chosen" d="M5 7h12M11 1v12"/></svg> what CEM chose &emsp; '
         f'{mark}<rect width="22" height="14" rx="3" fill="#30688e"/>'
         '<circle class="truth" cx="11" cy="7" r="4.5"/></svg> '
-        "the step that leads straight to the goal, seen in this plane"
+        f"{truth}"
     )

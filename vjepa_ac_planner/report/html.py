@@ -215,19 +215,11 @@ def _shares(step: StepRecord, energies: Iterable[float]) -> list[float]:
 def _landscapes(landscapes: tuple[Landscape, ...]) -> str:
     if not landscapes:
         return ""
-    figures = "".join(
-        f"<figure><h3>{escape(item.title)}</h3>{heatmap.heat_map(item)}"
-        f'<div class="scale" style="background:{heatmap.color_bar()}"></div>'
-        f'<div class="scale-ends"><span>{float(np.nanmin(item.energies)):.3f}</span><span>energy</span>'
-        f"<span>{float(np.nanmax(item.energies)):.3f}</span></div></figure>"
-        for item in landscapes
-    )
-    return (
-        "<section><h2>The energy landscape</h2>"
-        '<p class="note">What the world model makes of every step in a plane through the chosen action: '
+    return heatmap.section(
+        landscapes,
+        "What the world model makes of every step in a plane through the chosen action: "
         "light is near to the goal, dark is far, the centre is standing still. A useful model has its "
-        f"valley at the ring.<br>{heatmap.legend()}</p>"
-        f'<div class="maps">{figures}</div></section>'
+        "valley at the ring.",
     )
 
 

@@ -2,6 +2,7 @@
 (() => {
   const steps = [...document.querySelectorAll(".sheet figure")];
   const player = document.querySelector(".player");
+  if (!player) return;
   const slider = player.querySelector("input");
   const button = player.querySelector("button");
   const stage = player.querySelector(".stage");
@@ -13,8 +14,9 @@
     steps.forEach((figure, i) => figure.classList.toggle("active", i === k));
     stage.replaceChildren(steps[k].querySelector(".view").cloneNode(true));
     numbers.replaceChildren(...[...steps[k].querySelector(".detail").children].map((part) => part.cloneNode(true)));
+    const at = +(steps[k].dataset.at ?? k); // where not every step has a picture
     document.querySelectorAll("svg .cursor").forEach((line) => {
-      const x = Math.min(+line.dataset.first + k * +line.dataset.step, +line.dataset.last);
+      const x = Math.min(+line.dataset.first + at * +line.dataset.step, +line.dataset.last);
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
     });
