@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,8 +53,8 @@ class PlannerNode(LifecycleNode):
         self._values = {**first, **declare(self, parameters(profile))}
         self.config, self.profile = resolve(self._values)
         self.session: Session | None = None
-        self._services: list[Any] = []
-        self._timer: Any = None
+        self._offered: list[Any] = []
+        self._diagnoses_timer: Any = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.add_on_set_parameters_callback(self._on_parameters)
         backwards = JumpThreshold(
@@ -119,21 +118,21 @@ class PlannerNode(LifecycleNode):
     def _configure(self) -> None:
         self.config, self.profile = resolve(self._values)
         self.session = Session(self, self.config, self.profile)
-        self._services = [
+        self._offered = [
             self.create_service(SetBool, "~/set_enabled", self._set_enabled),
             self.create_service(Trigger, "~/plan_once", self._plan_once),
             self.create_service(Trigger, "~/set_goal_from_current", self._set_goal_from_current),
             self.create_service(Trigger, "~/reset", self._reset),
         ]
-        self._timer = self.create_timer(DIAGNOSTICS_SECONDS, self._diagnose, clock=_steady())
+        self._diagnoses_timer = self.create_timer(DIAGNOSTICS_SECONDS, self._diagnose, clock=_steady())
 
     def _cleanup(self) -> None:
-        if self._timer is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
-        for service in self._services:
+        if self._diagnoses_timer is not None:
+            self.destroy_timer(self._diagnoses_timer)
+            self._diagnoses_timer = None
+        for service in self._offered:
             self.destroy_service(service)
-        self._services = []
+        self._offered = []
         session, self.session = self.session, None
         if session is not None:
             session.close()
@@ -215,10 +214,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rclpy.logging import get_logger
     from rclpy.signals import SignalHandlerOptions
 
-    stop = threading.Event()
+    # A list and no Event: a second signal while the first one's handler holds its lock would hang.
+    stop: list[int] = []
     # Ours, not rclpy's: its handler takes the context down first, and no hold could be sent any more.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda received, _: stop.append(received))
     # The setpoint thread must not wait 5 ms for each turn of the interpreter.
     sys.setswitchinterval(0.001)
     rclpy.init(
@@ -235,10 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0
     if node.config.autostart:
         for transition in (node.trigger_configure, node.trigger_activate):
-            if not stop.is_set() and transition() is not SUCCESS:
+            if not stop and not code and transition() is not SUCCESS:
                 code = 1
-                stop.set()
-    while not stop.is_set():
+    while not stop and not code:
         executor.spin_once(timeout_sec=0.1)
     node.close()
     executor.shutdown()
