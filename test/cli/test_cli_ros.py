@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from vjepa_ac_planner.cli.main import build_parser
+
+ROS = find_spec("rclpy") is not None and find_spec("gymnasium_robotics") is not None
+needs_ros = pytest.mark.skipif(not ROS, reason="needs the ros and sim extras")
+
+
+@pytest.mark.parametrize("node", ["planner", "sim"])
+def test_what_follows_ros_args_goes_to_the_node_untouched(node):
+    words = ["-p", "robot:=sim", "-r", "a:=b", "--log-level", "debug", "--help"]
+    args = build_parser().parse_args(["ros", node, "--ros-args", *words])
+    assert args.ros_args == words
+    assert build_parser().parse_args(["ros", node]).ros_args is None
+
+
+@pytest.mark.parametrize("name", ["planner", "sim", "demo"])
+def test_a_machine_without_ros_is_told_how_to_get_it(command, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    code, out, err = command("ros", name)
+    assert (code, out) == (3, "")
+    assert "pip install 'vjepa_ac_planner[ros]'" in err and "setup.bash" in err
+
+
+def left_behind(marker: str) -> list[str]:
+    """Processes of this machine that carry an environment variable of ours."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if marker.encode() in file.read() and int(pid) != os.getpid():
+                    found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.ros
+@needs_ros
+def test_two_processes_reach_the_goal_over_dds(tmp_path, read_json):
+    out, marker = tmp_path / "ros.json", f"VJEPA_TEST_{os.getpid()}"
+    words = ["ros", "demo", "--seed", "3", "--plans", "10", "--json", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "vjepa_ac_planner", *words],
+        env=os.environ | {marker: "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 reached" in done.stdout and done.stderr == ""
+    record = read_json(out)
+    assert record["success_rate"] == 1.0 and record["max_final_error_m"] < 0.04
+    assert 0.0 < record["ci95"][0] < 1.0 == record["ci95"][1]
+    (episode,) = record["episodes"]
+    assert 0.14 < episode["errors_m"][0] < 0.36
+    assert episode["setpoints"]["received"] > 20 and episode["setpoints"]["refused"] == {}
+    assert all(len(values) == 2 for values in record["overhead"].values())
+    assert left_behind(marker) == []
+
+
+@pytest.mark.ros
+@needs_ros
+def test_a_node_that_dies_is_named_with_its_last_words(tmp_path):
+    marker = f"VJEPA_TEST_{os.getpid()}"
+    done = subprocess.run(
+        [sys.executable, "-m", "vjepa_ac_planner", "ros", "demo", "--model", "no-such-model"],
+        env=os.environ | {marker: "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "the planner node ended with code" in done.stderr and "no-such-model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left_behind(marker) == []

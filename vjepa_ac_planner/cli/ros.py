@@ -1,0 +1,269 @@
+"""``vjepa-ac ros``: the ROS 2 nodes without a ROS installation, and both of them together as a demo."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, group
+from vjepa_ac_planner.cli.console import complain, say, styled, write_json
+from vjepa_ac_planner.errors import MissingDependencyError, NotReadyError
+
+if TYPE_CHECKING:
+    from vjepa_ac_planner.ros.trials import Trial
+
+ROS_EXTRA = (
+    "pip install 'vjepa_ac_planner[ros]' (ROS 2 Kilted as wheels), or source a ROS 2 installation "
+    "(Jazzy or later) before: source /opt/ros/$ROS_DISTRO/setup.bash"
+)
+START_SECONDS = 120.0
+"""Time for both nodes to load; the published model takes most of it."""
+
+PLANNER = """\
+What follows --ros-args goes to the node: parameters, remappings, log levels. docs/ros.md lists them.
+
+examples:
+  vjepa-ac ros planner --ros-args -p robot:=sim -p use_sim_time:=true
+  vjepa-ac ros planner --ros-args -p robot:=fr3 -p model:=vjepa2-ac-vitg
+  vjepa-ac ros planner --ros-args --params-file lab.yaml -r camera/image_raw:=/zed/left/image_raw
+"""
+SIM = """\
+The simulated Panda publishes a camera image, the end-effector pose, joint and finger states and /clock,
+and follows target_pose, as the real stack would. ~/reset, ~/publish_goal and ~/score drive a task.
+
+examples:
+  vjepa-ac ros sim
+  vjepa-ac ros sim --ros-args -p seed:=7 -p width:=640 -p height:=480
+"""
+DEMO = """\
+Planner and simulated robot run as two processes that meet over DDS alone, in a ROS domain of their own
+that no other machine sees; a third one, this, does what a person would do: reset, publish a goal image,
+enable. Nothing is written unless --json says where. The exit code is 1 when a goal was not reached.
+
+examples:
+  vjepa-ac ros demo
+  vjepa-ac ros demo --seed 7 --trials 10 --json ros.json
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``ros`` and what belongs to it."""
+    ros = group(commands, "ros", "run the ROS 2 nodes")
+    _add_ros_arguments(command(ros, "planner", run_planner, "run the planner node", PLANNER))
+    _add_ros_arguments(command(ros, "sim", run_sim, "run the simulated robot", SIM))
+    demo = command(ros, "demo", run_demo, "watch planner and simulated robot meet over DDS", DEMO)
+    demo.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="(default: %(default)s)")
+    demo.add_argument("--seed", type=at_least(0), default=0, help="of the first trial (default: 0)")
+    demo.add_argument(
+        "--trials", type=at_least(1), default=1, metavar="N", help="seeds in all (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--plans",
+        type=at_least(1),
+        default=12,
+        metavar="N",
+        help="most plans in a trial (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--rate", type=float, default=15.0, metavar="HZ", help="of the camera (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--domain",
+        type=at_least(0),
+        metavar="ID",
+        help="ROS domain (default: one by the number of this process)",
+    )
+    demo.add_argument("--verbose", action="store_true", help="show what the nodes log")
+    add_json(demo, "rates, errors and times")
+
+
+def _add_ros_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="everything after it goes to the node",
+    )
+
+
+def run_planner(args: argparse.Namespace) -> int:
+    """The planner node, until it is interrupted."""
+    require_ros()
+    from vjepa_ac_planner.ros import planner_node
+
+    return planner_node.main(_ros_arguments(args))
+
+
+def run_sim(args: argparse.Namespace) -> int:
+    """The simulated robot, until it is interrupted."""
+    require_ros()
+    from vjepa_ac_planner.ros import sim_node
+
+    return sim_node.main(_ros_arguments(args))
+
+
+def require_ros() -> None:
+    """Check that rclpy can be imported.
+
+    Raises:
+        MissingDependencyError: it cannot; says how to get it.
+    """
+    try:
+        import rclpy  # noqa: F401
+    except ImportError as error:  # also when its shared libraries cannot be found
+        raise MissingDependencyError(f"ROS 2 cannot be used here ({error}): {ROS_EXTRA}") from error
+
+
+def _ros_arguments(args: argparse.Namespace) -> list[str]:
+    return [] if args.ros_args is None else ["--ros-args", *args.ros_args]
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Start both nodes, run the trials, sum up."""
+    require_ros()
+    domain = 1 + os.getpid() % 100 if args.domain is None else args.domain
+    # Before rclpy is initialised: this process takes part in the same domain.
+    os.environ["ROS_DOMAIN_ID"] = str(domain)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    from vjepa_ac_planner.ros.trials import Trials
+
+    say(f"planner and simulated robot as two processes, ROS domain {domain}, this machine only")
+    begin = time.perf_counter()
+    simulator = ("-p", f"rate:={args.rate}", "-p", f"seed:={args.seed}", "-p", "publish_clock:=false")
+    planner = ("-p", "robot:=sim", "-p", f"model:={args.model}")
+    trials: list[Trial] = []
+    with (
+        _running("sim", simulator, args.verbose) as sim_process,
+        _running("planner", planner, args.verbose) as planner_process,
+    ):
+
+        def alive() -> None:
+            sim_process.check()
+            planner_process.check()
+
+        with Trials(alive) as client:
+            client.wait(START_SECONDS)
+            say(f"both are up after {time.perf_counter() - begin:.1f} s")
+            for seed in range(args.seed, args.seed + args.trials):
+                say(f"seed {seed}")
+                trial = client.run(seed, args.plans, _say_plan)
+                trials.append(trial)
+                say(_verdict(trial))
+            overhead = client.overhead()
+    return _sum_up(args, trials, overhead)
+
+
+def _say_plan(number: int, error: float) -> None:
+    say(f"  plan {number:2d}  {error * 100:5.1f} cm from the goal")
+
+
+def _verdict(trial: Trial) -> str:
+    word = styled("reached", "green") if trial.success else styled("not reached", "red")
+    way = f"{trial.errors_m[0] * 100:.1f} -> {trial.errors_m[-1] * 100:.1f} cm"
+    return f"{word}: {way}, {trial.plans} plans in {trial.seconds:.1f} s ({trial.ended})"
+
+
+def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[str, Any]) -> int:
+    from vjepa_ac_planner.sim.evaluate import wilson_interval
+
+    reached = sum(trial.success for trial in trials)
+    low, high = wilson_interval(reached, len(trials))
+    final = sorted(trial.errors_m[-1] for trial in trials)
+    median = (final[(len(final) - 1) // 2] + final[len(final) // 2]) / 2
+    gap = max(trial.setpoints["largest_gap_s"] for trial in trials)
+    late = sum(trial.setpoints["late"] for trial in trials)
+    refused = sum(sum(trial.setpoints["refused"].values()) for trial in trials)
+    say()
+    say(f"{reached} of {len(trials)} reached (95% interval {low:.1%} .. {high:.1%})")
+    say(f"final error: median {median * 100:.1f} cm, largest {final[-1] * 100:.1f} cm")
+    say(f"setpoints at the arm: largest gap {gap * 1000:.0f} ms, {late} late, {refused} refused")
+    for name, values in overhead.items():
+        if values is not None:
+            low_ms, high_ms = (1000 * value for value in values)
+            say(f"{name[:-2].replace('_', ' ')}: p50 {low_ms:.1f} ms, p95 {high_ms:.1f} ms")
+    if args.json:
+        record = {
+            "task": "reach",
+            "model": args.model,
+            "trials": len(trials),
+            "success_rate": reached / len(trials),
+            "ci95": [low, high],
+            "median_final_error_m": median,
+            "max_final_error_m": final[-1],
+            "max_plans": args.plans,
+            "camera_rate_hz": args.rate,
+            "largest_gap_s": gap,
+            "late_setpoints": late,
+            "refused_setpoints": refused,
+            "overhead": overhead,
+            "episodes": [vars(trial) for trial in trials],
+        }
+        write_json(args.json, record)
+    return 0 if reached == len(trials) else 1
+
+
+class _Process:
+    """One of our nodes in a process of its own; its last lines are kept for when it dies."""
+
+    def __init__(self, name: str, arguments: Sequence[str], verbose: bool) -> None:
+        self.name = name
+        self._verbose = verbose
+        self._lines: deque[str] = deque(maxlen=30)
+        # A session of its own: an interrupt at the terminal is ours to pass on, in order.
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", f"vjepa_ac_planner.ros.{name}_node", "--ros-args", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def check(self) -> None:
+        """Raise if the node has ended.
+
+        Raises:
+            NotReadyError: with the last lines that it wrote.
+        """
+        code = self._popen.poll()
+        if code is not None:
+            self._reader.join(1.0)
+            raise NotReadyError(f"the {self.name} node ended with code {code}: {' | '.join(self._lines)}")
+
+    def stop(self) -> None:
+        """Interrupt the node and wait for its end; it is killed when it does not come."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGINT)
+            try:
+                self._popen.wait(20.0)
+            except subprocess.TimeoutExpired:
+                complain(f"vjepa-ac: the {self.name} node does not end; killing it")
+                self._popen.kill()
+                self._popen.wait()
+        self._reader.join(1.0)
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            self._lines.append(line.rstrip())
+            if self._verbose:
+                complain(f"{self.name}: {line.rstrip()}")
+
+
+@contextmanager
+def _running(name: str, arguments: Sequence[str], verbose: bool) -> Iterator[_Process]:
+    process = _Process(name, arguments, verbose)
+    try:
+        yield process
+    finally:
+        process.stop()
