@@ -346,7 +346,7 @@ def _line(result: Result) -> str:
     from vjepa_ac_planner.replay.verdict import judge
 
     verdict = judge(result.scores)
-    style = {"good": "green", "unsure": "yellow", "bad": "red"}[verdict.level]
+    style = {"good": "green", "bad": "red"}.get(verdict.level, "yellow")
     signs, cosine = result.scores["sign_agreement"], result.scores["cosine_mean"]
     ranks = result.scores["energy_rank_correlation"]
     numbers = (

@@ -15,13 +15,14 @@ import torch
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.planning.landscape import energy_landscape
 from vjepa_ac_planner.planning.planner import Planner
+from vjepa_ac_planner.preprocess import IMAGENET_MEAN, IMAGENET_STD, frames_to_pixels
 from vjepa_ac_planner.replay import verdict as words
 from vjepa_ac_planner.replay.lockstep import Moment
 from vjepa_ac_planner.replay.recording import Survey
 from vjepa_ac_planner.replay.scores import moving
 from vjepa_ac_planner.report.records import Image, Landscape
-from vjepa_ac_planner.report.replay_records import FilmFrame, ScoreRow, Verdict
-from vjepa_ac_planner.types import ACTION_NAMES
+from vjepa_ac_planner.report.replay_records import FilmFrame, ScoreRow, Verdict, View
+from vjepa_ac_planner.types import ACTION_NAMES, Frame
 
 FRAMES = 24
 """Most pictures of the film strip."""
@@ -48,14 +49,36 @@ class Film:
         self._shown = set(np.unique(np.linspace(0, count - 1, min(count, FRAMES)).round()).astype(int))
         self._sliced = set(_in_motion(found) if landscapes is None else landscapes)
         self.frames: list[FilmFrame] = []
+        self.start: Frame | None = None
+        """The first frame."""
+        self._seconds: dict[str, list[float]] = {}
         self.landscapes: list[Landscape] = []
 
     def on_moment(self, moment: Moment) -> None:
         """Keep what is needed of one sample."""
+        self.start = self.start or moment.sample.observation.frame
+        for stage, seconds in ({} if moment.plan is None else moment.plan.timings).items():
+            self._seconds.setdefault(stage, []).append(seconds)
         if moment.sample.index in self._shown:
             self.frames.append(self._frame(moment))
         if moment.sample.index in self._sliced and moment.plan is not None:
             self.landscapes += self._slices(moment)
+
+    @property
+    def timings(self) -> dict[str, tuple[float, float]]:
+        """Stage -> (median, 95th percentile) per plan [s]."""
+        return {
+            stage: (float(np.median(seconds)), float(np.percentile(seconds, 95)))
+            for stage, seconds in self._seconds.items()
+        }
+
+    def view(self, frame: Frame, name: str) -> View:
+        """A frame for people and as the model receives it: preprocessed, the normalisation taken back."""
+        size = self._planner.world_model.description.image_size
+        pixels = frames_to_pixels([frame], size, torch.device("cpu"))[0]  # [3, S, S]
+        levels = pixels.permute(1, 2, 0).numpy() * IMAGENET_STD + IMAGENET_MEAN
+        seen = np.ascontiguousarray(np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8))
+        return View(name, shrunk(frame.image), seen)
 
     def _frame(self, moment: Moment) -> FilmFrame:
         row, plan = moment.row, moment.plan

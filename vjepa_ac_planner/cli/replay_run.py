@@ -18,7 +18,7 @@ import numpy as np
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.bags.reader import Bag, ResampleRules, TopicNames
 from vjepa_ac_planner.cli.console import write_json
-from vjepa_ac_planner.cli.replay_page import Film, shrunk, verdict_record, versions
+from vjepa_ac_planner.cli.replay_page import Film, verdict_record, versions
 from vjepa_ac_planner.config import to_mapping
 from vjepa_ac_planner.control.limits import MotionLimits
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
@@ -233,7 +233,8 @@ def _page(
         model=description.name,
         preset=setup.preset,
         verdict=verdict_record(scores, (*bag.notes, *setup.notes), asked_thresholds(setup), missed),
-        goals=tuple((goal.goal.name, shrunk(goal.goal.frame.image)) for goal in replay.goals),
+        start=film.view(film.start or replay.goals[0].goal.frame, "the first frame"),
+        goals=tuple(film.view(goal.goal.frame, goal.goal.name) for goal in replay.goals),
         film=tuple(film.frames),
         axes=tuple(names[axis] for axis in setup.searched),
         columns=replay.steps.numbers,
@@ -243,6 +244,7 @@ def _page(
         skipped=tuple((name, str(count)) for name, count in replay.survey.skipped.items()),
         topics=tuple((role, name) for role, name in vars(bag.topics).items() if name),
         identical="" if identical is None else str(identical),
+        timings=film.timings,
         limits=description.limits or "",
         command=setup.command,
         versions=versions(setup.planner),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from vjepa_ac_planner.config import check_ranges, ranged
+from vjepa_ac_planner.replay.scores import STANDS_STILL
 
-Level = Literal["good", "unsure", "bad"]
+Level = Literal["good", "unsure", "bad", "few"]
 
 FEWEST = 20
 """Fewer compared signs than this are too few for a verdict."""
@@ -90,16 +91,16 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
         "good": "The plans go the way that the recorded robot went",
         "unsure": "The plans go the recorded way only in part",
         "bad": "The plans do not go the way that the recorded robot went",
-        None: "There is too little motion here to judge the plans by",
+        "few": "There is too little motion here to judge the plans by",
     }[level]
     sentences = [_about_signs(scores), _about_energy(ranks), _about_surprise(scores["surprise"])]
-    sentences += [_about_refusals(scores["refusals"])]
-    return Verdict(level or "unsure", headline, tuple(filter(None, sentences)))
+    sentences += [_about_the_way(scores, level), _about_refusals(scores["refusals"])]
+    return Verdict(level, headline, tuple(filter(None, sentences)))
 
 
-def _level(signs: Mapping[str, Any]) -> Level | None:
+def _level(signs: Mapping[str, Any]) -> Level:
     if signs["n"] < FEWEST:
-        return None
+        return "few"
     low, high = signs["ci95"]
     if low >= GOOD:
         return "good"
@@ -160,12 +161,28 @@ def _about_surprise(surprise: Mapping[str, Any]) -> str:
     )
 
 
+def _about_the_way(scores: Mapping[str, Any], level: Level) -> str:
+    """Where the model is sound and the directions differ, the recording may have taken another way."""
+    sound = scores["energy_rank_correlation"]["value"] > 0.7 and scores["surprise"]["ratio"] < 0.7
+    if level not in ("bad", "unsure") or not sound:
+        return ""
+    return (
+        "As energy and predictions are sound here, the recording may simply not go straight to the goal, "
+        "as the plans do: give it sub-goals (--goal, repeated) and see whether the directions then agree."
+    )
+
+
 def _about_refusals(refusals: Mapping[str, Any]) -> str:
     if not refusals["of"]:
         return ""
     if not refusals["steps"]:
         return f"The safety layer would have refused none of {refusals['of']} plans."
-    common = max(refusals["by_limit"].items(), key=lambda item: item[1])[0] if refusals["by_limit"] else ""
+    stops = {
+        limit: count
+        for limit, count in refusals["by_limit"].items()
+        if limit != STANDS_STILL and not limit.endswith("(limited)")
+    }
+    common = max(stops, key=lambda limit: stops[limit], default="")
     return f"The safety layer would have refused {refusals['steps']} of {refusals['of']} plans" + (
         f", most often for {common}." if common else "."
     )

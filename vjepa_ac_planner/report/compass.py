@@ -11,7 +11,7 @@ import numpy as np
 from vjepa_ac_planner.report.records import Points
 
 PLANNED, RECORDED = "#ffd400", "#ffffff"
-_SIDE, _RADIUS = 100.0, 15.0
+_SIDE, _RADIUS = 140.0, 15.0
 """Side of the drawing, and the length of the longest arrow in it."""
 
 

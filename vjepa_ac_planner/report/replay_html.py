@@ -49,7 +49,12 @@ def render_summary(page: SummaryPage) -> str:
     return document(f"Replay of {len(page.bags)} bags: {page.verdict.headline}", sections)
 
 
-_MARKS = {"good": ("yes", "agrees"), "unsure": ("", "in part"), "bad": ("no", "disagrees")}
+_MARKS = {
+    "good": ("yes", "agrees"),
+    "unsure": ("", "in part"),
+    "bad": ("no", "disagrees"),
+    "few": ("", "too little motion"),
+}
 
 
 def _row(page: SummaryPage, row: BagRow) -> list[str]:
@@ -107,15 +112,21 @@ def _score(row: ScoreRow) -> str:
 
 def _goals(page: ReplayPage) -> str:
     titles = ["Goal"] if len(page.goals) == 1 else [f"Goal {i + 1}" for i in range(len(page.goals))]
-    figures = "".join(
-        f"<figure{' id=goal' if i == 0 else ''}>{picture(image, alt=name)}"
-        f"<figcaption><b>{titles[i]}</b>, {escape(name)}</figcaption></figure>"
-        for i, (name, image) in enumerate(page.goals)
+    size = page.goals[0].seen.shape[0]
+    start = (
+        f"<figure>{picture(page.start.image, inset=page.start.seen, alt='start')}"
+        f"<figcaption><b>Start</b>, {escape(page.start.name)}</figcaption></figure>"
+    )
+    figures = start + "".join(
+        f"<figure{' id=goal' if i == 0 else ''}>{picture(view.image, inset=view.seen, alt=view.name)}"
+        f"<figcaption><b>{titles[i]}</b>, {escape(view.name)}</figcaption></figure>"
+        for i, view in enumerate(page.goals)
     )
     return (
         f"<section><h2>{'The goal' if len(page.goals) == 1 else 'The goals'}</h2>"
         '<p class="note">All that the planner is told. Distances to it come from the recorded poses; the '
-        "planner does not know them.</p>"
+        f"planner does not know them. The small pictures are what the model receives, {size}&times;{size} "
+        "pixels: what matters must be visible in them.</p>"
         f'<div class="triple">{figures}</div></section>'
     )
 
@@ -194,34 +205,28 @@ def _axis(page: ReplayPage, axis: str) -> Figure:
         factor, unit = 1.0, "closedness"
     chart = _lines(
         [
-            ("recorded", factor * page.columns[f"recorded_{axis}"], "c", True),
+            ("recorded", factor * page.columns[f"recorded_{axis}"], "b", False),
             ("planned", factor * page.columns[f"planned_{axis}"], "a", False),
         ],
         f"{axis} [{unit}]",
         cursor=True,
     )
-    keys = key("a", "planned") + key("c", "recorded", dashed=True)
+    keys = key("a", "planned") + key("b", "recorded")
     return f"{axis}: planned and recorded", f"{unit} per step", keys, chart
 
 
 def _energies(columns: Mapping[str, Points]) -> Figure:
     chart = _lines(
         [
-            ("random actions", columns["energy_random"], "b", True),
             ("standing still", columns["energy_zero"], "c", True),
-            ("recorded action", columns["energy_recorded"], "c", False),
+            ("recorded action", columns["energy_recorded"], "b", False),
             ("plan", columns["energy_planned"], "a", False),
         ],
         "predicted energy",
         cursor=True,
         y_from_zero=False,
     )
-    keys = (
-        key("a", "plan")
-        + key("c", "what the robot did")
-        + key("c", "standing still", dashed=True)
-        + key("b", "random actions", dashed=True)
-    )
+    keys = key("a", "plan") + key("b", "what the robot did") + key("c", "standing still", dashed=True)
     text = "energy that the world model predicts after each; lower is better"
     return "What the model thinks of each action", text, keys, chart
 

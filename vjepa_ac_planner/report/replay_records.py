@@ -42,7 +42,7 @@ class Verdict:
     """The result in words."""
 
     level: str
-    """``good``, ``unsure`` or ``bad``."""
+    """``good``, ``unsure``, ``bad``, or ``few``: too little to judge by."""
     headline: str
     sentences: tuple[str, ...]
     caveat: str
@@ -59,6 +59,15 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class View:
+    """One camera image, for people and as the model receives it."""
+
+    name: str
+    image: Image
+    seen: Image
+
+
+@dataclass(frozen=True)
 class ReplayPage:
     """Everything that stands on the page of one recording."""
 
@@ -66,8 +75,10 @@ class ReplayPage:
     model: str
     preset: str
     verdict: Verdict
-    goals: tuple[tuple[str, Image], ...]
-    """Goal images and what they are called."""
+    start: View
+    """The first frame."""
+    goals: tuple[View, ...]
+    """Goal images, at least one."""
     film: tuple[FilmFrame, ...]
     axes: tuple[str, ...]
     """Names of the searched axes, as in ``ACTION_NAMES``."""
@@ -97,7 +108,7 @@ class BagRow:
     link: str
     """Address of its page, relative to this one; empty if there is none."""
     level: str
-    """``good``, ``unsure``, ``bad`` or ``failed``."""
+    """As of a verdict; of no account with an error."""
     cells: tuple[str, ...]
     error: str = ""
 
