@@ -108,19 +108,19 @@ class Maker:
             writer.write(connections[topic], received, self.store.serialize_cdr(message, kind))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Maker:
     return Maker()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_franka() -> Maker:
     store = get_typestore(Stores.ROS2_HUMBLE)
     store.register(get_types_from_msg(FRANKA_DEFINITION, FRANKA))
     return Maker(store)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture():
     """A different, textured image for every number."""
 
@@ -131,7 +131,7 @@ def picture():
     return draw
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive(make, picture):
     """Messages of a robot: camera at 15 Hz, pose at 100 Hz, gripper at 10 Hz, moving along x."""
 

@@ -83,7 +83,7 @@ def decode_compressed(data: Any, name: str = "") -> Image:
     import cv2
 
     flat = np.frombuffer(data, dtype=np.uint8)
-    buffer = memoryview(flat)
+    buffer = flat.data
     size = _png_size(buffer) or _jpeg_size(buffer)
     if size is None:
         raise InputError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Decoder:
     def __init__(self, topics: dict[str, TopicInfo]) -> None:
         self._topics = topics
         self._typesys = need("typesys")
-        self._store = self._typesys.get_typestore(self._typesys.Stores.ROS2_HUMBLE)
+        self._store = standard_types()
 
     def message(self, topic: str, data: memoryview) -> Any:
         """One message as an object with the fields of its type.
@@ -143,6 +144,8 @@ class Decoder:
                     text = body if head.startswith("IDL: ") else part
                     if text.strip():
                         types.update(self._typesys.get_types_from_idl(text))
+            if self._store is standard_types():  # which others use too
+                self._store = self._typesys.get_typestore(self._typesys.Stores.ROS2_HUMBLE)
             known = self._store.fielddefs
             self._store.register({name: fields for name, fields in types.items() if name not in known})
             if info.type not in known:
@@ -151,6 +154,13 @@ class Decoder:
             raise BagError(
                 f"{info.name}: the definition of {info.type!r} is damaged ({error!r})"
             ) from error
+
+
+@cache
+def standard_types() -> Any:
+    """The types of ROS 2 Humble; those used here have not changed since. Decoders are made once for all."""
+    typesys = need("typesys")
+    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
 
 def header_stamp(data: memoryview) -> int:

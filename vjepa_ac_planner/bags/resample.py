@@ -3,8 +3,8 @@
 The rules, in order:
 
 1. *Time* of a message is its header's stamp (``clock="header"``), or when it was recorded (``"receive"``).
-   A stamp of 0 (unless it was recorded at 0 too, by a simulator), a stamp seen before on its topic, and a message that comes more than ``window_s`` late are
-   skipped and counted.
+   Skipped and counted are a stamp of 0 (unless it was recorded at 0 too, by a simulator), a stamp seen
+   before on its topic, and a message that comes more than ``window_s`` late.
 2. The first sample is the first frame that is *usable*: it decodes, and pose and gripper are there.
 3. The next sample is the usable frame nearest to one period after the previous sample, and at most
    ``tolerance`` of a period from there. So a 15 Hz camera sampled at 4 Hz gives every 4th frame, as at

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa_ac_planner.bags.library import need
+from vjepa_ac_planner.bags.messages import standard_types
 from vjepa_ac_planner.bags.poses import state_quaternion
 from vjepa_ac_planner.errors import BagError
 
 STEP_BYTES = 4096
-"""Chunks this small are closed by any image of 40x40 pixels: what was written before it in the same step goes
-to the disk with it."""
+"""Chunks this small are closed by any image of 40x40 pixels: what was written before it in the same step
+goes to the disk with it."""
 
 
 class BagWriter:
@@ -45,8 +46,8 @@ class BagWriter:
     def __init__(self, path: str | Path, *, compress: bool = True, chunk_bytes: int = STEP_BYTES) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
-        mcap, typesys = need("mcap"), need("typesys")
-        self._store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+        mcap = need("mcap")
+        self._store = standard_types()
         self.types = self._store.types
         """Message classes by name, to build messages with."""
         self._channels: dict[str, tuple[int, str]] = {}
