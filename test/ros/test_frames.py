@@ -35,12 +35,13 @@ def chain(state="hand_tcp", command="hand_tcp", **options):
     return FrameChain(FramesConfig("link0", "link8", state, command, HAND, **options))
 
 
-def stamped(
-    xyz=(0.5, 0.0, 0.3), xyzw=(1.0, 0.0, 0.0, 0.0), frame_id="link0", stamp=Time(sec=3, nanosec=500)
-):
+STAMP = Time(sec=3, nanosec=500)
+
+
+def stamped(xyz=(0.5, 0.0, 0.3), xyzw=(1.0, 0.0, 0.0, 0.0), frame_id="link0"):
     message = PoseStamped(pose=Pose(position=Point(**dict(zip("xyz", xyz, strict=True)))))
     message.pose.orientation = Quaternion(**dict(zip("xyzw", xyzw, strict=True)))
-    message.header.frame_id, message.header.stamp = frame_id, stamp
+    message.header.frame_id, message.header.stamp = frame_id, STAMP
     return message
 
 
@@ -157,10 +158,11 @@ def test_state_and_command_may_be_different_frames():
 
 
 def test_transforms_may_run_down_and_up_again():
-    config = FramesConfig(
-        "base", "camera", "tool", "tool",
-        {"camera": StaticTransform("flange", xyz=(0.1, 0, 0)), "tool": StaticTransform("flange", xyz=(0, 0, 0.2))},
-    )  # fmt: skip
+    transforms = {
+        "camera": StaticTransform("flange", xyz=(0.1, 0.0, 0.0)),
+        "tool": StaticTransform("flange", xyz=(0.0, 0.0, 0.2)),
+    }
+    config = FramesConfig("base", "camera", "tool", "tool", transforms)
     np.testing.assert_allclose(FrameChain(config).state_in_model[:3, 3], [-0.1, 0, 0.2], atol=1e-12)
 
 
@@ -205,7 +207,7 @@ def test_poses_that_cannot_be_trusted_are_refused(fields, text):
 def test_nameless_poses_are_taken_where_the_profile_says_so():
     trusting = chain(accept_empty_frame_id=True)
     assert trusting.robot_state(stamped(frame_id=""), 0.0).vector[2] == pytest.approx(0.4034)
-    with pytest.raises(InputError, match="received header.frame_id 'world'"):
+    with pytest.raises(InputError, match=r"received header\.frame_id 'world'"):
         trusting.robot_state(stamped(frame_id="world"), 0.0)
 
 

@@ -92,7 +92,7 @@ def test_the_simulators_hand_is_the_profiles():
     "cls", [RobotProfile, TopicsConfig, TwistConfig, GripperConfig, FramesConfig, StaticTransform]
 )
 def test_every_option_has_its_sentence(cls):
-    assert set(descriptions(cls)) == {name for name in cls.__dataclass_fields__}
+    assert set(descriptions(cls)) == set(cls.__dataclass_fields__)
 
 
 def test_topics_by_transport():

@@ -15,6 +15,7 @@ robot; and that must never move an arm.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,8 @@ class FrameChain:
         self.state_in_model = self._between(config.state_ee_frame, config.model_ee_frame)
         """[4, 4] pose of the state frame in the model frame."""
         self._model_in_state = invert(self.state_in_model)
+        self._state_position = self.state_in_model[:3, 3].tolist()
+        self._state_turn = _quaternion(self.state_in_model[:3, :3]).tolist()
         self._command_in_model = self._between(config.command_frame, config.model_ee_frame)
 
     def robot_state(self, pose: Any, closedness: float) -> RobotState:
@@ -162,6 +165,20 @@ class FrameChain:
             "relative to the robot's base, or correct base_frame in the robot's profile"
             + ("" if frame_id else " (accept_empty_frame_id there takes nameless poses on trust)")
         )
+
+    def agrees(self, pose: Any, metres: float, radians: float) -> bool:
+        """Whether a ``geometry_msgs/Pose`` is that of the state frame in the model frame, give or take.
+
+        Plain arithmetic: it is asked 1000 times a second. A pose that is none does not agree.
+        """
+        position, turn = pose.position, pose.orientation
+        given = (turn.x, turn.y, turn.z, turn.w)
+        norm = math.hypot(*given)
+        if not abs(norm - 1.0) <= _UNIT_SLACK:
+            return False
+        distance = math.dist((position.x, position.y, position.z), self._state_position)
+        cosine = abs(sum(map(operator.mul, given, self._state_turn))) / norm
+        return distance <= metres and 2 * math.acos(min(1.0, cosine)) <= radians
 
     def _between(self, frame: str, other: str) -> FloatArray:
         """[4, 4] pose of ``frame`` in ``other``: from the coordinates of the one to those of the other."""

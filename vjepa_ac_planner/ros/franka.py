@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from vjepa_ac_planner.control.environment import RobotStatus
-from vjepa_ac_planner.errors import InputError
-from vjepa_ac_planner.ros.frames import FrameChain, pose_to_matrix
+from vjepa_ac_planner.ros.frames import FrameChain
 from vjepa_ac_planner.ros.messages import import_messages
 from vjepa_ac_planner.ros.stamps import to_seconds
-from vjepa_ac_planner.types import FloatArray
 
 MODES = (
     "other",
@@ -34,8 +30,8 @@ class FrankaState(NamedTuple):
 
     status: RobotStatus
     """Mode and active errors; command publishers are for the node to count."""
-    pose: FloatArray
-    """[4, 4] measured pose of the *state* frame in the base frame."""
+    pose: Any
+    """``geometry_msgs/PoseStamped``: measured pose of the state frame, for ``FrameChain.robot_state``."""
     stamp: float
     """Time of measurement [s]."""
 
@@ -50,7 +46,7 @@ def state_message() -> Any:
 
 
 def read_state(message: Any, frames: FrameChain) -> FrankaState:
-    """What a ``franka_msgs/FrankaRobotState`` says.
+    """What a ``franka_msgs/FrankaRobotState`` says; quick, because there are 1000 a second.
 
     The arm computes its end-effector pose with the tool that was set in its own web interface (Desk). If
     that is not where the profile has its state frame, every pose is wrong by the difference, and so is the
@@ -58,20 +54,17 @@ def read_state(message: Any, frames: FrameChain) -> FrankaState:
 
     Args:
         message: the message.
-        frames: of the robot's profile.
+        frames: of the robot's profile; its model frame must be the flange, link8.
 
     Raises:
-        InputError: a pose in another frame than the base frame, or that is none.
+        InputError: the pose is in another frame than the base frame.
     """
     frames.check_base(message.o_t_ee.header.frame_id)
     errors = active_errors(message.current_errors)
-    if not end_effector_agrees(message.f_t_ee.pose, frames):
+    if not frames.agrees(message.f_t_ee.pose, *END_EFFECTOR_SLACK):
         errors = (*errors, END_EFFECTOR_ERROR)
-    return FrankaState(
-        RobotStatus(mode=mode_name(message.robot_mode), errors=errors),
-        pose_to_matrix(message.o_t_ee.pose),
-        to_seconds(message.o_t_ee.header.stamp),
-    )
+    status = RobotStatus(mode=mode_name(message.robot_mode), errors=errors)
+    return FrankaState(status, message.o_t_ee, to_seconds(message.o_t_ee.header.stamp))
 
 
 def mode_name(number: int) -> str:
@@ -82,22 +75,3 @@ def mode_name(number: int) -> str:
 def active_errors(errors: Any) -> tuple[str, ...]:
     """Names of the fields of a ``franka_msgs/Errors`` that are true."""
     return tuple(name for name in errors.get_fields_and_field_types() if getattr(errors, name) is True)
-
-
-def end_effector_agrees(flange_to_ee: Any, frames: FrameChain) -> bool:
-    """Whether the robot's own transform from flange to end effector is the profile's.
-
-    Args:
-        flange_to_ee: ``geometry_msgs/Pose`` of the message's ``f_t_ee``. The flange is link8.
-        frames: of the robot's profile, whose model frame is link8.
-    """
-    try:
-        theirs = pose_to_matrix(flange_to_ee)
-    except InputError:
-        return False
-    ours = frames.state_in_model
-    metres, radians = END_EFFECTOR_SLACK
-    distance = np.linalg.norm(theirs[:3, 3] - ours[:3, 3])
-    # |R - R'| is 2 sqrt(2) sin(angle / 2), so this is the angle, while that is small.
-    chord = np.linalg.norm(theirs[:3, :3] - ours[:3, :3]) / np.sqrt(2)
-    return bool(distance <= metres and chord <= radians)

@@ -1,0 +1,159 @@
+"""The state of a Franka: modes, errors, pose, and the check of its end-effector frame."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+
+from vjepa_ac_planner.errors import InputError, MissingDependencyError
+from vjepa_ac_planner.ros import franka
+from vjepa_ac_planner.ros.profile import load_profile
+
+ERRORS = (
+    "joint_position_limits_violation",
+    "cartesian_reflex",
+    "communication_constraints_violation",
+    "instability_detected",
+)
+"""Some of the 36 fields of the real message."""
+
+
+class Errors:
+    """As ``franka_msgs/Errors``: one boolean by name."""
+
+    def __init__(self, **active):
+        for name in ERRORS:
+            setattr(self, name, active.get(name, False))
+
+    @classmethod
+    def get_fields_and_field_types(cls):
+        return dict.fromkeys(ERRORS, "boolean")
+
+
+class State:
+    """As ``franka_msgs/FrankaRobotState``, as far as it is read, for machines without franka_msgs."""
+
+    def __init__(self):
+        self.robot_mode = 0
+        self.current_errors, self.last_motion_errors = Errors(), Errors()
+        self.o_t_ee, self.f_t_ee = PoseStamped(), PoseStamped()
+
+
+@pytest.fixture(params=["stand-in", "franka_msgs"])
+def state_class(request):
+    """The state message: a stand-in everywhere, and the real one where it is installed."""
+    if request.param == "stand-in":
+        return State, Errors
+    messages = pytest.importorskip("franka_msgs.msg", reason="no franka_msgs", exc_type=ImportError)
+    return messages.FrankaRobotState, messages.Errors
+
+
+@pytest.fixture
+def frames():
+    return load_profile("fr3").chain()
+
+
+@pytest.fixture
+def message(state_class):
+    """An arm that moves, hand down, with its TCP where the profile says."""
+    message = state_class[0]()
+    message.robot_mode = 2
+    message.o_t_ee.header.frame_id = "fr3_link0"
+    message.o_t_ee.header.stamp = Time(sec=12, nanosec=250_000_000)
+    message.o_t_ee.pose = Pose(position=Point(x=0.5, y=0.1, z=0.3), orientation=Quaternion(x=1.0, w=0.0))
+    message.f_t_ee.pose = hand()
+    return message
+
+
+def hand(z=0.1034, degrees=-45.0, metres=0.0):
+    half = math.radians(degrees) / 2
+    orientation = Quaternion(z=math.sin(half), w=math.cos(half))
+    return Pose(position=Point(x=metres, z=z), orientation=orientation)
+
+
+def test_what_an_arm_that_moves_says(message, frames):
+    state = franka.read_state(message, frames)
+    assert (state.status.mode, state.status.errors, state.stamp) == ("move", (), 12.25)
+    vector = frames.robot_state(state.pose, 0.0).vector
+    np.testing.assert_allclose(vector[:3], [0.5, 0.1, 0.4034], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (0, "other"),
+        (1, "idle"),
+        (2, "move"),
+        (3, "guiding"),
+        (4, "reflex"),
+        (5, "user_stopped"),
+        (6, "automatic_error_recovery"),
+        (7, "unknown_7"),
+        (255, "unknown_255"),
+    ],
+)
+def test_modes_by_name(message, frames, number, name):
+    message.robot_mode = number
+    assert franka.read_state(message, frames).status.mode == name
+
+
+def test_the_numbers_are_those_of_franka_msgs():
+    messages = pytest.importorskip("franka_msgs.msg", reason="no franka_msgs", exc_type=ImportError)
+    for number, name in enumerate(franka.MODES):
+        assert getattr(messages.FrankaRobotState, f"ROBOT_MODE_{name.upper()}") == number
+    assert set(ERRORS) < set(messages.Errors.get_fields_and_field_types())
+    assert franka.state_message() is messages.FrankaRobotState
+
+
+def test_active_errors_by_name_and_past_ones_not(message, frames, state_class):
+    message.current_errors = state_class[1](cartesian_reflex=True, instability_detected=True)
+    message.last_motion_errors = state_class[1](joint_position_limits_violation=True)
+    assert franka.read_state(message, frames).status.errors == ("cartesian_reflex", "instability_detected")
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [
+        Pose(orientation=Quaternion(w=1.0)),  # no tool is set in Desk
+        Pose(orientation=Quaternion(w=0.0)),  # nobody filled it in
+        hand(z=0.2),
+        hand(degrees=45.0),
+        hand(degrees=-43.0),
+        hand(metres=0.003),
+        hand(z=math.nan),
+    ],
+)
+def test_another_end_effector_than_the_profiles_is_an_error(message, frames, pose):
+    message.f_t_ee.pose = pose
+    assert franka.read_state(message, frames).status.errors == (franka.END_EFFECTOR_ERROR,)
+
+
+@pytest.mark.parametrize("pose", [hand(), hand(z=0.1044), hand(degrees=-44.5), hand(degrees=315.0)])
+def test_a_hair_or_a_turn_of_difference_is_none(message, frames, pose):
+    message.f_t_ee.pose = pose
+    assert franka.read_state(message, frames).status.errors == ()
+
+
+def test_poses_that_cannot_be_trusted_are_refused(message, frames):
+    message.o_t_ee.header.frame_id = "world"
+    with pytest.raises(InputError, match=r"received header\.frame_id 'world', allowed 'fr3_link0'"):
+        franka.read_state(message, frames)
+    message.o_t_ee.header.frame_id = "fr3_link0"
+    message.o_t_ee.pose.position.x = math.nan
+    with pytest.raises(InputError, match="every value must be finite"):
+        frames.robot_state(franka.read_state(message, frames).pose, 0.0)
+
+
+def test_without_franka_msgs_the_error_says_where_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "franka_msgs.msg", None)
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    with pytest.raises(MissingDependencyError) as caught:
+        franka.state_message()
+    assert "topic robot_state needs the message package franka_msgs" in str(caught.value)
+    assert "sudo apt install ros-jazzy-franka-msgs" in str(caught.value)
+    assert "https://github.com/frankarobotics/franka_ros2" in str(caught.value)
