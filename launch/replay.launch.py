@@ -1,0 +1,91 @@
+"""The planner in a dry run, fed by a recorded bag in the bag's own time.
+
+    ros2 launch vjepa_ac_planner replay.launch.py bag:=runs/2026-05-01 robot:=fr3 task:=pick.yaml
+
+The bag is played by ``ros2 bag play`` where it is installed, else by this package. Commands, and what
+a planner published when the bag was recorded, are left out of it.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+
+NOT_PLAYED = r"^/?(.*/)?(planner/.*|target_pose|delta_twist_cmds|clock|diagnostics|rosout|parameter_events)$"
+ARGUMENTS = {
+    "robot": "panda",
+    "config": "",
+    "model": "",
+    "task": "",
+    "record": "",
+    "namespace": "",
+}
+"""Those of plan.launch.py, and their defaults."""
+
+
+def start(context: LaunchContext) -> list[Action]:
+    """Player and planner, now that the arguments are known."""
+    value = {
+        name: LaunchConfiguration(name).perform(context)
+        for name in ("bag", "rate", "loop", "clock", "delay", "python")
+    }
+    player = (
+        ["ros2", "bag", "play"]
+        if find_spec("ros2bag")
+        else [value["python"] or sys.executable, "-m", "vjepa_ac_planner.ros.play"]
+    )
+    play = ExecuteProcess(
+        cmd=[
+            *player,
+            value["bag"],
+            *("--clock", value["clock"], "--rate", value["rate"], "--delay", value["delay"]),
+            *("--exclude-regex", NOT_PLAYED),
+            *(["--loop"] if value["loop"].lower() == "true" else []),
+        ],
+        name="play",
+        output="screen",
+        on_exit=[EmitEvent(event=Shutdown(reason="the bag has ended"))],
+    )
+    plan = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(Path(__file__).with_name("plan.launch.py"))),
+        launch_arguments={
+            **{name: LaunchConfiguration(name) for name in ARGUMENTS},
+            **({"python": value["python"]} if value["python"] else {}),
+            "dry_run": "true",
+            "use_sim_time": "true",
+        }.items(),
+    )
+    return [plan, play]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments and what follows from them."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("bag", description="folder, .mcap or .db3 file"),
+            DeclareLaunchArgument("rate", default_value="1.0", description="speed of the playback"),
+            DeclareLaunchArgument("loop", default_value="false", description="begin again at the end"),
+            DeclareLaunchArgument("clock", default_value="100", description="rate of /clock [Hz]"),
+            DeclareLaunchArgument(
+                "delay", default_value="10.0", description="time for the planner to load first [s]"
+            ),
+            DeclareLaunchArgument("python", default_value="", description="which Python runs the package"),
+            *(
+                DeclareLaunchArgument(name, default_value=default, description="as of plan.launch.py")
+                for name, default in ARGUMENTS.items()
+            ),
+            OpaqueFunction(function=start),
+        ]
+    )
