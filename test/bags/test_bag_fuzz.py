@@ -215,7 +215,7 @@ def test_the_harness_sees_what_it_must(seeds, tmp_path, monkeypatch):
     untouched = fuzz(range(len(seeds)), [(n, f) for n, f in seeds], tmp_path)
     assert sum(untouched.values()) == len(seeds)
     monkeypatch.setattr(Bag, "plans", lambda self: struct.unpack("<I", b""))
-    with pytest.raises(AssertionError, match="bag 0 .*unpack requires"):
+    with pytest.raises(AssertionError, match=r"bag 0 .*unpack requires"):
         fuzz(range(40), seeds, tmp_path)
 
 

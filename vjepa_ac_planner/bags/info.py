@@ -30,8 +30,9 @@ def describe(
     Returns:
         Plain data: ``start``, ``end``, ``seconds``; ``topics``, by name: type, count, rate_hz,
         longest_pause_s, delay_s (least, mean and greatest time from stamp to recording); ``chosen`` topics;
-        ``samples``, ``segments``, ``gaps``, ``skew_s`` and ``step_s`` (least, mean, greatest); ``skipped``; ``notes``;
-        ``problem``, why there are no samples, or null; ``run``, of a recorded one.
+        ``samples``, ``segments``, ``gaps``, ``skew_s`` and ``step_s`` (least, mean, greatest);
+        ``skipped``; ``notes``; ``first_error``; ``problem``, why there are no samples, or null;
+        ``run``, of a recorded one.
 
     Raises:
         BagError: see :meth:`Bag.open`.

@@ -1,4 +1,4 @@
-"""The libraries of the ``bags`` extra, imported when they are first needed."""
+"""The libraries of the ``bags`` and ``convert`` extras, imported when they are first needed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from typing import Any
 from vjepa_ac_planner.errors import MissingDependencyError
 
 _MODULES = {
-    "zstd": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
-    "lz4": "lz4.frame",
-    "typesys": "rosbags.typesys",
-    "mcap": "mcap.writer",
+    "zstd": ("bags", "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"),
+    "lz4": ("bags", "lz4.frame"),
+    "typesys": ("bags", "rosbags.typesys"),
+    "mcap": ("bags", "mcap.writer"),
+    "h5py": ("convert", "h5py"),
+    "parquet": ("convert", "pyarrow.parquet"),
+    "av": ("convert", "av"),
 }
 
 
 def need(name: str) -> Any:
-    """A module of the extra, by short name.
+    """A module of an extra, by short name.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
+    extra, module = _MODULES[name]
     try:
-        return importlib.import_module(_MODULES[name])
+        return importlib.import_module(module)
     except ImportError as error:
+        what = "reading and writing bags" if extra == "bags" else "converting data sets"
         raise MissingDependencyError(
-            f"reading and writing bags needs {_MODULES[name]!r}, which is not installed; "
-            "install the extra: pip install 'vjepa_ac_planner[bags]'"
+            f"{what} needs {module!r}, which is not installed; "
+            f"install the extra: pip install 'vjepa_ac_planner[{extra}]'"
         ) from error

@@ -25,7 +25,7 @@ def quaternion_to_matrix(quaternion: Any) -> Vector:
         InputError: not finite, or its length is not 1 within 1 % (an unset one is all zero).
     """
     q = np.asarray(quaternion, dtype=np.float64)
-    norm = float(np.sqrt(q @ q)) if np.isfinite(q).all() else np.nan
+    norm = float(np.sqrt(q @ q)) if np.abs(q).max() < 10 else np.nan  # NaN is not below 10 either
     if not abs(norm - 1.0) <= 0.01:
         raise InputError(f"pose: the quaternion must have length 1, received {q.tolist()}")
     x, y, z, w = q / norm

@@ -166,10 +166,13 @@ class BagWriter:
         )
         self.write(topic, "sensor_msgs/msg/Image", message, stamp)
 
-    def jpeg(self, topic: str, data: bytes, stamp: int, frame_id: str) -> None:
-        """Write a JPEG file's bytes as a ``sensor_msgs/CompressedImage``."""
+    def compressed(self, topic: str, data: bytes, stamp: int, frame_id: str) -> None:
+        """Write the bytes of a JPEG or PNG file as a ``sensor_msgs/CompressedImage``."""
+        kind = "png" if data[:4] == b"\x89PNG" else "jpeg"
         message = self.types["sensor_msgs/msg/CompressedImage"](
-            self.header(stamp, frame_id), "rgb8; jpeg compressed bgr8", np.frombuffer(data, dtype=np.uint8)
+            self.header(stamp, frame_id),
+            f"rgb8; {kind} compressed bgr8",
+            np.frombuffer(data, dtype=np.uint8),
         )
         self.write(topic, "sensor_msgs/msg/CompressedImage", message, stamp)
 
