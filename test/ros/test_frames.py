@@ -195,7 +195,7 @@ def test_quaternions_are_normalised(xyzw, scale):
         ({"frame_id": "/link0"}, "received header.frame_id '/link0', allowed 'link0'"),
         (
             {"frame_id": ""},
-            "received header.frame_id '', .*accept_empty_frame_id there takes nameless poses",
+            "received header.frame_id '', allowed 'link0'; .* or correct base_frame or base_aliases",
         ),
     ],
 )
@@ -204,11 +204,14 @@ def test_poses_that_cannot_be_trusted_are_refused(fields, text):
         chain().robot_state(stamped(**fields), 0.0)
 
 
-def test_nameless_poses_are_taken_where_the_profile_says_so():
-    trusting = chain(accept_empty_frame_id=True)
-    assert trusting.robot_state(stamped(frame_id=""), 0.0).vector[2] == pytest.approx(0.4034)
-    with pytest.raises(InputError, match=r"received header\.frame_id 'world'"):
-        trusting.robot_state(stamped(frame_id="world"), 0.0)
+def test_other_names_of_the_base_are_taken_where_the_profile_says_so():
+    lenient = chain(base_aliases=("base", ""))
+    for name in ("link0", "base", ""):
+        assert lenient.robot_state(stamped(frame_id=name), 0.0).vector[2] == pytest.approx(0.4034)
+    with pytest.raises(InputError, match=r"received header\.frame_id 'world', allowed 'link0', 'base', ''"):
+        lenient.robot_state(stamped(frame_id="world"), 0.0)
+    # What is sent names the base frame itself.
+    assert lenient.command_pose(np.zeros(7), STAMP).header.frame_id == "link0"
 
 
 BASE = {"base_frame": "link0", "model_ee_frame": "link8", "state_ee_frame": "tcp", "command_frame": "link8"}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from rclpy.executors import SingleThreadedExecutor
 
 from vjepa_ac_planner.errors import InputError, MissingDependencyError
 from vjepa_ac_planner.ros import franka
@@ -157,3 +161,65 @@ def test_without_franka_msgs_the_error_says_where_to_get_it(monkeypatch):
     assert "topic robot_state needs the message package franka_msgs" in str(caught.value)
     assert "sudo apt install ros-jazzy-franka-msgs" in str(caught.value)
     assert "https://github.com/frankarobotics/franka_ros2" in str(caught.value)
+
+
+PUBLISHER = """
+import sys, time
+import rclpy
+from franka_msgs.msg import FrankaRobotState
+
+rclpy.init()
+node = rclpy.create_node("arm_under_test")
+publisher = node.create_publisher(FrankaRobotState, "robot_state", 10)
+message = FrankaRobotState(robot_mode=FrankaRobotState.ROBOT_MODE_MOVE)
+message.o_t_ee.header.frame_id = "fr3_link0"
+message.o_t_ee.pose.position.x = 0.5
+message.o_t_ee.pose.orientation.x, message.o_t_ee.pose.orientation.w = 1.0, 0.0
+turn = message.f_t_ee.pose.orientation
+turn.z, turn.w = -0.3826834323650898, 0.9238795325112867
+message.f_t_ee.pose.position.z = 0.1034
+next_ = time.monotonic()
+for tick in range(6000):
+    if tick == 3000:
+        message.robot_mode = FrankaRobotState.ROBOT_MODE_REFLEX
+        message.current_errors.cartesian_reflex = True
+    message.o_t_ee.header.stamp = node.get_clock().now().to_msg()
+    publisher.publish(message)
+    next_ += 0.001
+    time.sleep(max(0.0, next_ - time.monotonic()))
+"""
+
+
+@pytest.mark.ros
+def test_a_reflex_in_the_stream_of_another_process_is_seen(ros, frames):
+    messages = pytest.importorskip("franka_msgs.msg", reason="no franka_msgs", exc_type=ImportError)
+    node = rclpy.create_node("planner_under_test")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    seen, ages = [], []
+
+    def on_state(message):
+        state = franka.read_state(message, frames)
+        ages.append(node.get_clock().now().nanoseconds * 1e-9 - state.stamp)
+        if not seen or seen[-1] != state.status:
+            seen.append(state.status)
+
+    subscription = node.create_subscription(messages.FrankaRobotState, "robot_state", on_state, 1)
+    arm = subprocess.Popen([sys.executable, "-c", PUBLISHER])
+    try:
+        end = time.monotonic() + 60.0
+        while arm.poll() is None and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.1)
+        assert arm.wait(1.0) == 0
+    finally:
+        arm.kill()
+        executor.shutdown()
+        node.destroy_subscription(subscription)
+        node.destroy_node()
+    assert [(status.mode, status.errors) for status in seen] == [
+        ("move", ()),
+        ("reflex", ("cartesian_reflex",)),
+    ]
+    # The newest state is what counts, not every one of the thousand a second.
+    assert len(ages) > 500
+    assert sorted(ages)[len(ages) // 2] < 0.1

@@ -461,6 +461,7 @@ def test_closing_leaves_the_goal_in_flight_alone(pair):
     pair.gripper.close()
     pair.gripper.close()
     pair.gripper.send(0.0)
+    assert (pair.gripper.status(), pair.gripper.problem()) == (f"{pair.backend}: off", None)
     assert until(lambda: len(pair.hand.ended) == 1)
     time.sleep(0.3)
     assert pair.hand.names() == ["closed"]

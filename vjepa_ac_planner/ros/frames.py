@@ -61,7 +61,8 @@ class FramesConfig:
     """
 
     base_frame: str
-    """What poses are relative to; messages must name it in ``header.frame_id``."""
+    """What poses are relative to; messages must name it, or one of ``base_aliases``, in
+    ``header.frame_id``."""
     model_ee_frame: str
     """The frame whose pose is the model's state; link8 of the arm for models trained on DROID."""
     state_ee_frame: str
@@ -70,9 +71,10 @@ class FramesConfig:
     """The frame whose pose the robot's controller is given."""
     transforms: dict[str, StaticTransform] = field(default_factory=dict)
     """By frame: what it is fixed to and where; measured or from the robot's description, never from TF."""
-    accept_empty_frame_id: bool = False
-    """Whether a pose whose ``header.frame_id`` is empty counts as one in the base frame. Off, because
-    such a pose could be in any frame; some drivers leave no choice."""
+    base_aliases: tuple[str, ...] = ()
+    """Other names that messages may give the base frame; only of frames that coincide with it. franka_ros2
+    sends the root of the robot's description, which some releases call ``base``. An empty name takes
+    poses without a frame on trust; it is refused otherwise, because such a pose could be in any frame."""
 
     def __post_init__(self) -> None:
         for name in ("base_frame", "model_ee_frame", "state_ee_frame", "command_frame"):
@@ -155,15 +157,15 @@ class FrameChain:
         """Refuse a pose that is not relative to the base frame.
 
         Raises:
-            InputError: any other frame, or none unless ``accept_empty_frame_id``.
+            InputError: it names another frame.
         """
         config = self.config
-        if frame_id == config.base_frame or (config.accept_empty_frame_id and not frame_id):
+        if frame_id == config.base_frame or frame_id in config.base_aliases:
             return
+        allowed = ", ".join(map(repr, (config.base_frame, *config.base_aliases)))
         raise InputError(
-            f"pose: received header.frame_id {frame_id!r}, allowed {config.base_frame!r}; publish poses "
-            "relative to the robot's base, or correct base_frame in the robot's profile"
-            + ("" if frame_id else " (accept_empty_frame_id there takes nameless poses on trust)")
+            f"pose: received header.frame_id {frame_id!r}, allowed {allowed}; publish poses relative to "
+            "the robot's base, or correct base_frame or base_aliases in the robot's profile"
         )
 
     def agrees(self, pose: Any, metres: float, radians: float) -> bool:

@@ -57,7 +57,8 @@ class GripperConfig:
     """Of a grasp [N]; never 0, which can stall the Franka hand for over a minute."""
     epsilon: float = ranged(0.08, low=0.001, high=0.2, unit="m")
     """How far the width of what is grasped may lie from ``closed_width``, either way [m]: as large as the
-    stroke, any object counts as grasped."""
+    stroke, any object counts as grasped. For ``grasp`` only: with ``gripper_command`` franka_gripper uses
+    its own ``default_grasp_epsilon`` of 5 mm and calls a held object a failure, unless that is raised."""
     timeout: float = ranged(5.0, low=0.1, high=120.0, unit="s")
     """A goal whose result has not come by then is cancelled and counted [s]."""
     attempts: int = ranged(3, low=1, high=100)

@@ -123,9 +123,8 @@ class ActionGripper:
     def problem(self) -> str | None:
         """No action server, or a goal that failed every attempt."""
         with self._lock:
-            if self._wanted in (None, self._reached) or self._flight is not None:
+            if self._closed or self._wanted is None or self._wanted == self._reached or self._flight:
                 return None
-            assert self._wanted is not None
             if self._failures >= self._config.attempts:
                 return f"not {self._wanted}: given up after {self._failures} attempts ({self._complaint})"
             kind = self._kinds[self._wanted]
@@ -142,6 +141,8 @@ class ActionGripper:
                 kind.client.destroy()
 
     def _doing(self) -> str:
+        if self._closed:
+            return "off"
         if self._flight is not None:
             verb = "opening" if self._flight.grip == "open" else "closing"
             text = f"{verb} for {time.monotonic() - self._flight.started:.1f} s"
