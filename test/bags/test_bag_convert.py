@@ -115,6 +115,14 @@ class TestDroid:
         (wrong,) = convert_droid(tmp_path / "raw", tmp_path / "c", camera="99")
         assert "received '99', this episode has 11, 22, 33" in wrong.problem
 
+    def test_frames_and_states_can_be_paired_by_index_as_at_training(self, tmp_path):
+        write_droid(tmp_path / "raw")
+        (result,) = convert_droid(tmp_path / "raw", tmp_path / "out", "11", "index")
+        with Bag.open(result.path) as bag:
+            for step, sample in zip(CHOSEN, bag.samples(0.25), strict=True):
+                assert shows(sample.observation.frame.image, step)
+                np.testing.assert_allclose(sample.observation.state.vector, states()[step], atol=1e-9)
+
     def test_a_second_run_does_nothing_again(self, tmp_path):
         write_droid(tmp_path / "raw" / "one")
         (first,) = convert_droid(tmp_path / "raw", tmp_path / "out")

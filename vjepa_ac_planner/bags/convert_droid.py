@@ -13,7 +13,10 @@ Layout of an episode (https://droid-dataset.github.io, "Accessing raw data")::
 
 The pose is that of ``panda_link8`` in the base frame, the frame of V-JEPA 2-AC's states: no offset is
 needed. Both stamps are on the clock of the computer that recorded: the camera's is the estimated exposure,
-the robot's the middle of the read-out (its own ``robot_timestamp`` is on the clock of another computer).
+the robot's the middle of the read-out (its own ``robot_timestamp`` is on the clock of another computer). So
+a frame is paired with the state nearest to its exposure, some 40 ms before the step that it came with.
+V-JEPA 2-AC was trained on frames and states paired by index instead, which ``pairing="index"`` gives:
+frames then carry the stamp of their step's state.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,10 +33,13 @@ from vjepa_ac_planner.bags.library import need
 from vjepa_ac_planner.bags.video import video_frames
 from vjepa_ac_planner.errors import BagError, PlannerError
 
+Pairing = Literal["time", "index"]
 _MILLI = 1_000_000
 
 
-def convert_droid(source: str | Path, out: str | Path, camera: str | None = None) -> Iterator[Converted]:
+def convert_droid(
+    source: str | Path, out: str | Path, camera: str | None = None, pairing: Pairing = "time"
+) -> Iterator[Converted]:
     """Convert every episode below a folder; those that were converted before are left alone.
 
     Args:
@@ -41,6 +47,7 @@ def convert_droid(source: str | Path, out: str | Path, camera: str | None = None
         out: folder for the bags, one ``.mcap`` per episode, named after the episode's path.
         camera: serial number of the camera; None takes the one on the robot's left if the metadata name
             it, else the first one that is not on the wrist.
+        pairing: stamp frames with their exposure (``time``), or with their step's state (``index``).
 
     Yields:
         What became of each episode; one that cannot be converted has a ``problem``, and the rest go on.
@@ -61,13 +68,13 @@ def convert_droid(source: str | Path, out: str | Path, camera: str | None = None
             result.existed = True
         else:
             try:
-                _convert(folder, result, camera)
+                _convert(folder, result, camera, pairing)
             except PlannerError as error:
                 result.problem = str(error)
         yield result
 
 
-def _convert(folder: Path, result: Converted, camera: str | None) -> None:
+def _convert(folder: Path, result: Converted, camera: str | None, pairing: Pairing) -> None:
     h5py = need("h5py")
     try:
         with h5py.File(folder / "trajectory.h5", "r") as file:
@@ -80,10 +87,11 @@ def _convert(folder: Path, result: Converted, camera: str | None) -> None:
                 "episode": result.source,
                 "camera": serial,
                 "ee_frame": "panda_link8",
+                "pairing": pairing,
                 "task": _plain(file.attrs.get("current_task", "")),
                 "success": _plain(file.attrs.get("success", None)),
             }
-            write_episode(result, about, _moments(file, serial, video, result))
+            write_episode(result, about, _moments(file, serial, video, result, pairing))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BagError(f"{result.source}: trajectory.h5 cannot be read ({error})") from error
 
@@ -109,7 +117,7 @@ def _serial(folder: Path, file: Any, camera: str | None) -> str:
     return outside[0]
 
 
-def _moments(file: Any, serial: str, video: Path, result: Converted) -> Iterator[Moment]:
+def _moments(file: Any, serial: str, video: Path, result: Converted, pairing: Pairing) -> Iterator[Moment]:
     robot = file["observation/robot_state"]
     poses, grippers = robot["cartesian_position"], robot["gripper_position"]
     clock = file["observation/timestamp"]
@@ -125,7 +133,8 @@ def _moments(file: Any, serial: str, video: Path, result: Converted) -> Iterator
             return
         state = checked([*poses[number], np.ravel(grippers[number])[0]], f"{result.source}: step {number}")
         middle = (int(starts[number]) + int(ends[number])) * _MILLI // 2
-        yield Moment(state, middle, frame[1], int(captures[number]) * _MILLI)
+        exposure = int(captures[number]) * _MILLI if pairing == "time" else middle
+        yield Moment(state, middle, frame[1], exposure)
     if next(frames, None) is not None:
         result.notes.append(f"the recording goes on after the last of {steps} steps; its end is left out")
 
