@@ -134,4 +134,4 @@ class AnnotatedBag:
         done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         if not done:
             raise RuntimeError(f"image of shape {frame.image.shape} could not be encoded as JPEG")
-        self._bag.jpeg(topic, data.tobytes(), now, frame_id)
+        self._bag.compressed(topic, data.tobytes(), now, frame_id)

@@ -19,6 +19,9 @@ HELP = (
 )
 
 
+_FILE = r"\.[A-Za-z]\w*$"
+
+
 @dataclass(frozen=True)
 class GoalSpec:
     """A goal as it was asked for: exactly one of the four is set."""
@@ -63,9 +66,9 @@ def parse_goal(text: str) -> GoalSpec:
     if re.fullmatch(r"(\d+\.\d*|\.\d+)s?|\d+s", text):
         return GoalSpec(text, seconds=float(text.rstrip("s")))
     name, _, until = text.rpartition("@")
-    if name and re.fullmatch(r"\d+(\.\d*)?s?", until):
+    if re.fullmatch(r"\d+(\.\d*)?s?", until) and re.search(_FILE, name):
         return GoalSpec(text, file=Path(name), until=float(until.rstrip("s")))
-    if Path(text).suffix:
+    if re.search(_FILE, text):
         return GoalSpec(text, file=Path(text))
     raise InputError(f"goal: received {text!r}, allowed: {HELP}")
 

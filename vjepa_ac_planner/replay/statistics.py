@@ -72,16 +72,9 @@ def ratio(
     if len(np.unique(bags)) >= FEWEST_UNITS:
         _, unit = np.unique(bags, return_inverse=True)
         above, below = (np.bincount(unit, values).astype(float) for values in (numerator, denominator))
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(DRAWS):
-        drawn = rng.integers(len(above), size=len(above))
-        total = below[drawn].sum()
-        if total > 0:
-            draws.append(above[drawn].sum() / total)
-    low, high = np.percentile(draws, (2.5, 97.5)) if draws else (math.nan, math.nan)
+    low, high = _interval(above, below)
     value = float(numerator.sum() / denominator.sum())
-    return Estimate(value, float(low), float(high), len(numerator) if count is None else count)
+    return Estimate(value, low, high, len(numerator) if count is None else count)
 
 
 def rank_correlation(groups: Sequence[tuple[FloatArray, FloatArray]]) -> Estimate:
@@ -128,6 +121,18 @@ def wilson(successes: float, trials: int, z: float = 1.959964) -> tuple[float, f
         0.0 if successes == 0 else max(0.0, centre - half),
         1.0 if successes == trials else min(1.0, centre + half),
     )
+
+
+def _interval(above: FloatArray, below: FloatArray) -> tuple[float, float]:
+    """Percentile interval of ``sum(above) / sum(below)`` over units [U] drawn anew, in bounded memory."""
+    rng, draws = np.random.default_rng(0), []
+    block = max(1, min(DRAWS, 1_000_000 // len(above)))
+    for first in range(0, DRAWS, block):
+        drawn = rng.integers(len(above), size=(min(block, DRAWS - first), len(above)))
+        tops, bottoms = above[drawn].sum(1), below[drawn].sum(1)
+        draws.append(tops[bottoms > 0] / bottoms[bottoms > 0])
+    low, high = np.percentile(np.concatenate(draws), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _ranks(values: FloatArray) -> FloatArray:

@@ -1,0 +1,121 @@
+"""Runs recorded by the loop itself, and planned again from the file alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mcap")
+from vjepa_ac_planner.bags.reader import Bag
+from vjepa_ac_planner.bags.record import RunInfo, RunRecorder
+from vjepa_ac_planner.control.goals import GoalChain
+from vjepa_ac_planner.control.mpc import LoopConfig, RecedingHorizon
+from vjepa_ac_planner.replay.identical import check_identical
+from vjepa_ac_planner.types import Goal
+
+SHA = "0" * 64
+
+
+class World:
+    """Carries every command out exactly."""
+
+    def __init__(self, observe, start):
+        self._observe, self.state, self.time = observe, np.array(start), 100.0
+
+    def observe(self):
+        return self._observe(self.state, self.time)
+
+    def apply(self, command):
+        self.state, self.time = command.target, self.time + 0.25
+
+
+@pytest.fixture
+def record(tmp_path, make_planner, safety, walk):
+    """Drives the small world to a goal, with a recorder; returns the file."""
+
+    def make(**options):
+        planner = make_planner(**options)
+        path = tmp_path / "run.mcap"
+        seen = walk([[0.02, 0.03, 0.01]] * 10).observations
+        goal = Goal(seen[-1].frame, "there")
+        world = World(observe, seen[0].state.vector)
+        run = RunInfo(
+            model="point",
+            model_sha256=SHA,
+            planner=json.loads(json.dumps(RunInfo.of(planner).planner)),
+            seed=40,
+            step_seconds=0.25,
+        )
+        with RunRecorder(path, run) as recorder:
+            recorder.goals([goal])
+            loop = RecedingHorizon(planner, safety, GoalChain(goal), LoopConfig(seed=40))
+            loop.run(world, 6, on_step=recorder.on_step)
+        return path
+
+    from vjepa_ac_planner.types import Frame, Observation, RobotState
+
+    picture = walk([]).picture
+
+    def observe(state, stamp):
+        return Observation(Frame(picture(state[:3]), stamp), RobotState(state, stamp))
+
+    return make
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_every_plan_is_made_again_bit_for_bit(record, point_model, warm):
+    with Bag.open(record(warm_start=warm)) as bag:
+        found = check_identical(bag, point_model, SHA)
+    assert found.recorded == 6 and found.equal == 6 and found.all_equal
+    assert found.largest == 0.0 and "6 of 6 recorded plans were made again bit for bit" in str(found)
+
+
+def test_a_model_that_answers_otherwise_is_found_out(record, point_model):
+    class Other(type(point_model)):
+        def rollout(self, z0, s0, actions):
+            latents, states = super().rollout(z0, s0, actions)
+            return latents * 1.001, states
+
+    with Bag.open(record()) as bag:
+        found = check_identical(bag, Other(), SHA)
+    assert found.different == 6 and not found.all_equal and found.largest > 0
+    assert "came out otherwise" in str(found)
+
+
+def test_a_model_with_other_weights_is_not_compared(record, point_model):
+    with Bag.open(record()) as bag:
+        found = check_identical(bag, point_model, "1" * 64)
+    assert found.equal == found.different == 0 and not found.all_equal
+    assert "by another model (point, weights 000000000000)" in str(found)
+
+
+def test_a_bag_of_another_origin_has_nothing_to_compare(tmp_path, point_model):
+    from vjepa_ac_planner.bags.writer import BagWriter
+
+    with BagWriter(tmp_path / "plain.mcap") as bag:
+        bag.pose("/pose", np.zeros(7), 10**9)
+    with Bag.open(tmp_path / "plain.mcap") as bag:
+        assert check_identical(bag, point_model, SHA) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"stop_reason": "deadline"}, "stopped by the clock"),
+        ({"goal_index": -1}, "for a goal image that is not in the bag"),
+        ({"stamp": 100.1}, "from a frame that is not in the bag"),
+        ({"state": (99.0, 0, 0, 0, 0, 0, 0)}, "because state"),
+    ],
+)
+def test_what_cannot_be_made_again_is_said(record, point_model, monkeypatch, change, reason):
+    from dataclasses import replace
+
+    with Bag.open(record()) as bag:
+        records = list(bag.plans())
+        records[2] = replace(records[2], **change)
+        monkeypatch.setattr(bag, "plans", lambda: iter(records))
+        found = check_identical(bag, point_model, SHA)
+    assert any(text.startswith(reason) for text in found.skipped)
+    assert found.equal + found.different + sum(found.skipped.values()) == 6 and not found.all_equal
