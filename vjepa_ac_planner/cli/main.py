@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from vjepa_ac_planner import __version__
-from vjepa_ac_planner.cli import bench, demo, doctor, models, plan, sim, train
+from vjepa_ac_planner.cli import bag, bench, demo, doctor, models, plan, replay, ros, sim, train
 from vjepa_ac_planner.cli.console import complain
 from vjepa_ac_planner.errors import PlannerError
 
@@ -22,6 +22,8 @@ examples:
   vjepa-ac doctor                       what works on this machine, and what to do about the rest
   vjepa-ac plan --image now.png --goal goal.png --state "0.5,0,0.4,3.14,0,0,0"
   vjepa-ac sim eval --task reach --trials 20 --json result.json
+  vjepa-ac replay my-bag --out my-report
+  vjepa-ac ros demo                     planner and simulated robot meet over ROS topics
 """
 
 
@@ -35,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vjepa-ac {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for module in (demo, plan, sim, train, models, doctor, bench):
+    for module in (demo, plan, replay, bag, ros, sim, train, models, doctor, bench):
         module.add_parser(commands)
     return parser
 

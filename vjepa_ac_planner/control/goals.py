@@ -69,6 +69,11 @@ class GoalChain:
         return len(self._chain)
 
     @property
+    def goals(self) -> tuple[Goal, ...]:
+        """All goals in order."""
+        return tuple(item.goal for item in self._chain)
+
+    @property
     def index(self) -> int:
         """Number of goals left behind; equals ``len(self)`` when all are done."""
         return self._index

@@ -31,6 +31,7 @@ from vjepa_ac_planner.ros.loading import load_goals, load_planner
 from vjepa_ac_planner.ros.outputs import Outputs
 from vjepa_ac_planner.ros.parameters import NodeConfig
 from vjepa_ac_planner.ros.profile import RobotProfile
+from vjepa_ac_planner.ros.recording import Recordings
 from vjepa_ac_planner.ros.runner import GuardedPlanner, Job, Runner
 from vjepa_ac_planner.ros.setpoints import SetpointThread
 from vjepa_ac_planner.types import Command, Frame, Goal, Observation, Plan
@@ -56,6 +57,7 @@ class Session:
         self._log = node.get_logger()
         self.planner: Planner = load_planner(config, profile, self._log.info)
         self._goals: GoalChain | None = load_goals(config.task) if config.task else None
+        self._recordings = Recordings(config, profile, self.planner, self._log.error)
         self.safety = SafetyLayer(self._limits(profile))
         self.environment = RosEnvironment(
             self._clock, self._command, self._status, self._bad, profile.safety.max_image_age
@@ -230,7 +232,14 @@ class Session:
         assert goals is not None
         horizon = RecedingHorizon(self._guarded, self.safety, goals, self.config.loop(), clock=self._clock)
         self._say("running", f"towards {goals.current.name!r}")
-        episode = horizon.run(self.environment, None, on_step=self._on_step, cancel=self.environment.cancel)
+        with self._recordings.run(goals, self.config.seed) as record:
+
+            def on_step(step: Step) -> None:
+                self._on_step(step)
+                record(step)
+
+            cancel = self.environment.cancel
+            episode = horizon.run(self.environment, None, on_step=on_step, cancel=cancel)
         self._ended(episode)
 
     def _ended(self, episode: Episode) -> None:
