@@ -157,13 +157,18 @@ def test_state_and_command_may_be_different_frames():
     )
 
 
-def test_transforms_may_run_down_and_up_again():
+def test_transforms_may_run_down_and_up_again_and_do_not_commute():
     transforms = {
-        "camera": StaticTransform("flange", xyz=(0.1, 0.0, 0.0)),
-        "tool": StaticTransform("flange", xyz=(0.0, 0.0, 0.2)),
+        "camera": StaticTransform("flange", xyz=(0.05, 0.0, 0.0), rpy=(0.0, 0.0, QUARTER)),
+        "mount": StaticTransform("flange", xyz=(0.0, 0.0, 0.1), rpy=(QUARTER, 0.0, 0.0)),
+        "tool": StaticTransform("mount", xyz=(0.0, 0.0, 0.2)),
     }
-    config = FramesConfig("base", "camera", "tool", "tool", transforms)
-    np.testing.assert_allclose(FrameChain(config).state_in_model[:3, 3], [-0.1, 0, 0.2], atol=1e-12)
+    tool = FrameChain(FramesConfig("base", "camera", "tool", "tool", transforms)).state_in_model
+    # The mount's z axis is the flange's -y, so the tool is at (0, -0.2, 0.1) of the flange, which is
+    # (-0.05, -0.2, 0.1) from the camera, whose x axis is the flange's y.
+    np.testing.assert_allclose(tool[:3, 3], [-0.2, 0.05, 0.1], atol=1e-12)
+    # The tool's axes: x is the flange's x, the camera's -y; y is the flange's z, as is the camera's z.
+    np.testing.assert_allclose(tool[:3, :3], [[0, 0, -1], [-1, 0, 0], [0, 1, 0]], atol=1e-12)
 
 
 @given(xyzw=quaternions, scale=st.floats(0.96, 1.04))
