@@ -96,6 +96,9 @@ def _add_recording(group: Any) -> None:
         metavar="STEP",
         help="slice the energy at this step; may be repeated (default: two in motion)",
     )
+    group.add_argument(
+        "--no-landscape", action="store_true", help="slice the energy nowhere, which is faster"
+    )
 
 
 THRESHOLDS = {
@@ -235,7 +238,7 @@ def _setup(args: argparse.Namespace) -> Setup:
         topics=TopicNames(args.image_topic, args.pose_topic, args.gripper_topic),
         rules=rules,
         safety=safety,
-        landscapes=None if args.landscape is None else tuple(args.landscape),
+        landscapes=() if args.no_landscape else args.landscape and tuple(args.landscape),
         thresholds=thresholds,
         require_identical=args.require_identical,
         command=_command(args),
@@ -384,4 +387,6 @@ def _command(args: argparse.Namespace) -> str:
         if getattr(args, name) != default
     ]
     parts += [f"--landscape {step}" for step in args.landscape or []]
-    return " ".join(parts + ["--require-identical"] * args.require_identical)
+    flags = ("no_landscape", "require_identical")
+    parts += [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
+    return " ".join(parts)

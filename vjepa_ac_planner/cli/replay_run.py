@@ -123,6 +123,9 @@ def _replay(
 ) -> Result:
     rules = setup.rules if bag.run is None else replace(setup.rules, offset=None)
     found = survey(bag, setup.step_seconds, rules)
+    outside = [step for step in setup.landscapes or () if step >= len(found)]
+    if outside:
+        raise InputError(f"landscape: step {outside[0]} is not in the bag, allowed 0 .. {len(found) - 1}")
     goals = find_goals(bag, found, setup.goals, read_image, setup.step_seconds)
     description = setup.planner.world_model.description
     safety = setup.safety or _safety(description.workspace, found, setup.step_seconds)
