@@ -283,3 +283,27 @@ def test_without_the_extra_the_error_says_what_to_install(make, drive, tmp_path,
     monkeypatch.setitem(sys.modules, "rosbags.typesys", None)
     with pytest.raises(MissingDependencyError, match=r"vjepa_ac_planner\[bags\]"):
         Bag.open(path)
+
+
+def test_memory_does_not_grow_with_the_recording(make, picture, tmp_path):
+    import tracemalloc
+
+    pixels = picture(0, 200, 200)  # 120 kB
+    peaks = []
+    for seconds in (6, 18):
+        messages = []
+        for i in range(seconds * 100):
+            stamp = T0 + i * 10_000_000
+            messages.append(("/ee_pose", make.pose(stamp), stamp))
+            messages.append(("/hand", make.fingers(stamp, 0.02), stamp))
+            if i % 3 == 0:
+                messages.append(("/camera", make.image(stamp, pixels), stamp))
+        path = make.write(tmp_path / str(seconds), messages)
+        with Bag.open(path) as bag:
+            tracemalloc.start()
+            count = sum(1 for _ in bag.samples(PERIOD))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert count >= seconds * 3.5
+    # One second of frames is 4 MB, the longer recording 72 MB.
+    assert peaks[1] < 1.25 * peaks[0] and peaks[1] < 12e6, peaks

@@ -56,6 +56,8 @@ def bench(
         rates["read, rosbags"] = _others(lambda: _rosbags(path, topic, decode=False), seconds)
         rates["decode, rosbags"] = _others(lambda: _rosbags(path, topic, decode=True), seconds)
         rates["read, mcap"] = _others(lambda: _mcap(Path(path), topic), seconds)
+        import torch  # noqa: F401 (its import is no part of reading)
+
         begin = time.perf_counter()
         samples = sum(1 for _ in bag.samples(step_seconds, rules))
         rates["samples"] = info.count / (time.perf_counter() - begin)

@@ -39,6 +39,7 @@ GAP = "gap: no usable frame one period after the last sample"
 """What a gap is counted under."""
 _HELD_BYTES = 1 << 28
 """Most that is held for sorting [bytes]; beyond it the window is cut short."""
+_SMALL = 16 * 1024
 _HELD_MESSAGES = 200_000
 _TRACK_MESSAGES = 20_000
 _FRAMES_TRIED = 8
@@ -297,6 +298,8 @@ def in_order(messages: Iterator[RawMessage], rules: ResampleRules, skipped: Skip
         if stamp == 0 and rules.clock == "header" and message.received > 1_000_000_000:
             skipped["stamp of 0"] += 1
             continue
+        if len(message.data) <= _SMALL:  # a view of it would keep the chunk that it lies in, images and all
+            message = message._replace(data=memoryview(bytes(message.data)))
         serial += 1
         heapq.heappush(held, (stamp, serial, Stamped(stamp, message)))
         arrivals.append((message.received, serial))
@@ -331,7 +334,7 @@ class _Track:
         """Drop what is older than the newest message not after ``stamp``."""
         at = bisect_left(self._items, stamp + 1, lo=self._first, key=lambda item: item.stamp)
         self._first = max(self._first, at - 1)
-        if self._first > 1024:
+        if self._first > 64:
             del self._items[: self._first]
             self._first = 0
 
