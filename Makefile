@@ -1,4 +1,5 @@
 # make demo: simulated Franka, no GPU, no robot, no ROS, no published weights. `make help` lists the rest.
+# make demo-ros: the same over ROS 2 topics, on ROS's own pip wheels; no ROS installation either.
 
 VENV   ?= .venv
 REPORT ?= demo-report
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 say  = @printf '== %s\n' $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev gl demo test test-slow lint format bench clean distclean
+.PHONY: help install install-dev install-ros gl demo demo-ros test test-slow lint format bench clean distclean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,12 +47,24 @@ $(VENV)/.stamp-sim: setup.py setup.cfg $(VENV)/.stamp-torch
 	@$(PIP) install --editable '.[sim]'
 	@touch $@
 
+# ROS 2 has wheels for Linux on x86-64; elsewhere a sourced ROS installation serves (venv with
+# --system-site-packages), and without either the ROS tests are skipped and say so.
+comma := ,
+ROS := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(comma)ros)
+
+$(VENV)/.stamp-ros: $(VENV)/.stamp-sim
+	$(call say,"Installing ROS 2 as wheels")
+	@$(PIP) install --editable '.[sim,bags,ros]'
+	@touch $@
+
 $(VENV)/.stamp-dev: $(VENV)/.stamp-sim
 	$(call say,"Installing what tests and lint need")
-	@$(PIP) install --editable '.[sim,training,dev]'
+	@$(PIP) install --editable '.[sim,training,bags,convert,dev$(ROS)]'
 	@touch $@
 
 install: $(VENV)/.stamp-sim ## Install the package and the simulator into .venv
+
+install-ros: $(VENV)/.stamp-ros ## ... and ROS 2 as wheels
 
 install-dev: $(VENV)/.stamp-dev ## ... and what training, tests and lint need
 
@@ -73,12 +86,16 @@ demo: $(VENV)/.stamp-sim gl ## Watch a simulated Franka reach what a goal image 
 	$(call say,"Running the demo")
 	@$(BIN)/vjepa-ac demo --out $(REPORT) --seed $(SEED) $(ARGS)
 
+demo-ros: $(VENV)/.stamp-ros gl ## The same over ROS 2: planner and simulated robot are two processes that meet over DDS
+	$(call say,"Running the ROS demo")
+	@$(BIN)/vjepa-ac ros demo --seed $(SEED) $(ARGS)
+
 test: $(VENV)/.stamp-dev gl ## Run the tests (ARGS="-k cem" narrows them)
 	$(call say,"Running the tests")
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(VENV)/.stamp-dev gl ## Run the slow tests too
-	@$(BIN)/python -m pytest -m 'not gpu and not ros' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## ruff and mypy
 	$(call say,"ruff")

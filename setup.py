@@ -36,7 +36,18 @@ SIM = [
     "pillow>=10",  # animated GIFs of a run
 ]
 TRAINING = ["tqdm>=4.60"]
-BAGS = ["rosbags>=0.10,<0.12"]  # reads and writes rosbag2 without ROS
+BAGS = [  # rosbag2 without ROS
+    "rosbags>=0.11,<0.12",  # message definitions and their decoding
+    "mcap>=1.2,<2",
+    "lz4>=4",
+    "backports.zstd>=1; python_version < '3.14'",
+]
+CONVERT = [  # bags of DROID episodes and LeRobot data sets
+    *BAGS,
+    "h5py>=3.8",
+    "pyarrow>=14",
+    "av>=12",  # reads the videos' own times; OpenCV's wheel lacks AV1
+]
 ROS = [  # Kilted; a ROS installation (Jazzy or later) brings its own and needs no extra
     "ros-rclpy[fastrtps]>=9.1,<10",
     "ros-sensor-msgs>=5.5,<6",
@@ -45,7 +56,6 @@ ROS = [  # Kilted; a ROS installation (Jazzy or later) brings its own and needs 
     "ros-std-srvs>=5.5,<6",
     "ros-diagnostic-msgs>=5.5,<6",
     "ros-lifecycle-msgs>=2.3,<3",
-    "ros-visualization-msgs>=5.5,<6",
 ]
 DEV = [
     "setuptools>=70.1",  # a test builds the wheel
@@ -85,8 +95,15 @@ setup(
         "pyyaml>=6",
         "safetensors>=0.4.3",
     ],
-    extras_require={"sim": SIM, "training": TRAINING, "bags": BAGS, "ros": ROS, "dev": DEV},
-    entry_points={"console_scripts": ["vjepa-ac = vjepa_ac_planner.cli.main:main"]},
+    extras_require={"sim": SIM, "training": TRAINING, "bags": BAGS, "convert": CONVERT, "ros": ROS, "dev": DEV},
+    entry_points={
+        "console_scripts": [
+            "vjepa-ac = vjepa_ac_planner.cli.main:main",
+            # For `ros2 run vjepa_ac_planner planner_node`; setup.cfg puts scripts where it looks for them.
+            "planner_node = vjepa_ac_planner.ros.planner_node:main",
+            "sim_node = vjepa_ac_planner.ros.sim_node:main",
+        ]
+    },
     zip_safe=False,
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -11,7 +11,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vjepa_ac_planner.config import check_range, from_mapping, load_yaml, to_mapping
+from vjepa_ac_planner.config import (
+    check_range,
+    check_ranges,
+    descriptions,
+    from_mapping,
+    load_yaml,
+    ranged,
+    to_mapping,
+)
 from vjepa_ac_planner.control.limits import MotionLimits
 from vjepa_ac_planner.control.safety import SafetyConfig
 from vjepa_ac_planner.errors import ConfigError
@@ -140,3 +148,33 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
             load_yaml(path)
     path.write_text("a: 1\n")
     assert load_yaml(path) == {"a": 1}
+
+
+@dataclass(frozen=True)
+class Ranged:
+    speed: float = ranged(1.0, low=0.0, high=2.0, unit="m/s")
+    """How fast;
+    in two lines."""
+    count: int | None = ranged(None, low=1, high=3)
+    corner: tuple[float, ...] = ranged((0.0,), low=-1.0, high=1.0)
+    name: str = "x"
+    """No number."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def test_ranges_beside_defaults_are_enforced():
+    assert Ranged(2.0, 3, (1.0, -1.0)).count == 3
+    with pytest.raises(ConfigError, match=r"speed: received 2.1 m/s, allowed 0.0 .. 2.0 m/s"):
+        Ranged(2.1)
+    with pytest.raises(ConfigError, match="speed: received nan"):
+        Ranged(float("nan"))
+    with pytest.raises(ConfigError, match="count: received 0"):
+        Ranged(count=0)
+    with pytest.raises(ConfigError, match=r"corner: received -2\.0"):
+        Ranged(corner=(0.0, -2.0))
+
+
+def test_the_sentence_under_a_field_is_its_description():
+    assert descriptions(Ranged) == {"speed": "How fast; in two lines.", "name": "No number."}

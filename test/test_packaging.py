@@ -20,7 +20,12 @@ from vjepa_ac_planner.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 NAME = "vjepa_ac_planner"
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/panda-sim/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "models/panda-sim/README.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))),
+)
 
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs the source tree")
 
@@ -62,13 +67,16 @@ def test_the_wheel_names_its_script_extras_and_python(wheel):
     metadata = Parser().parsestr(wheel.read(info).decode())
     assert metadata["Version"] == vjepa_ac_planner.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"ros", "sim", "training", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "ros", "sim", "bags", "convert", "training", "dev",
+    }  # fmt: skip
     base = [line for line in metadata.get_all("Requires-Dist") if "extra" not in line]
     names = {re.match(r"[\w-]+", line)[0].lower() for line in base}
     assert names == {"torch", "transformers", "numpy", "opencv-python-headless", "pyyaml", "safetensors"}
     scripts = configparser.ConfigParser()
     scripts.read_string(wheel.read(info.replace("METADATA", "entry_points.txt")).decode())
     assert scripts["console_scripts"]["vjepa-ac"] == f"{NAME}.cli.main:main"
+    assert {"planner_node", "sim_node"} <= set(scripts["console_scripts"])  # for `ros2 run`
     # A script among the data files would not land in bin/, whatever setup.cfg tells colcon.
     assert not [name for name in wheel.namelist() if "/scripts/" in name or "lib/vjepa" in name]
 
@@ -133,7 +141,7 @@ def test_examples_in_help_can_be_typed():
 
     def walk(node: argparse.ArgumentParser) -> None:
         nonlocal seen
-        for line in (node.epilog or "").splitlines():
+        for line in re.sub(r"\\\n\s*", "", node.epilog or "").splitlines():
             if line.strip().startswith("vjepa-ac "):
                 seen += 1
                 words = shlex.split(re.split(r"   +", line.strip())[0])[1:]
@@ -148,6 +156,6 @@ def test_examples_in_help_can_be_typed():
 
 
 def test_links_in_documents_lead_somewhere():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in (*DOCUMENTS, "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / name).read_text()):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"

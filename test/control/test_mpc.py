@@ -245,3 +245,56 @@ def test_what_the_configuration_refuses():
 def test_the_planner_is_not_asked_to_swallow_errors():
     with pytest.raises(PlanningError):
         loop(model=Failing()).planner.plan(PointWorld().observe(), goal())
+
+
+def test_what_rules_motion_out_beforehand_costs_no_plan_and_is_no_failure():
+    class Late(PointWorld):
+        """Frames arrive two seconds late, for the first three steps."""
+
+        def observe(self):
+            stamp = self.time - (2.0 if len(self.commands) < 3 else 0.0)
+            return Observation(Frame(picture(self.state[:3]), stamp), RobotState(self.state, self.time))
+
+    world = Late()
+    episode = loop(config=LoopConfig(max_failures=1)).run(world, 6)
+    assert [step.plan is None for step in episode.steps] == [True] * 3 + [False] * 3
+    assert all(step.error == "" for step in episode.steps)
+    assert episode.steps[0].command.reason.startswith("max_image_age: 2.000 s, allowed 0.500 s (hold)")
+    assert [command.kind for command in world.commands][:4] == ["hold"] * 3 + ["move"]
+
+
+def test_a_world_that_moves_on_is_judged_by_its_newest_state():
+    class MovingOn(PointWorld):
+        """Something carries the arm while the plan is made."""
+
+        drift = 0.0
+
+        def newest(self):
+            state = np.array(self.state)
+            state[1] += self.drift
+            return Observation(
+                Frame(picture(self.state[:3]), self.time - 0.3), RobotState(state, self.time)
+            )
+
+    world = MovingOn()
+    world.drift = 0.02
+    step = loop().run(world, 1).steps[0]
+    expected = START[1] + 0.02 + step.plan.action[1]
+    assert step.command.target[1] == pytest.approx(expected, abs=1e-6)
+    # The newest frame and state are not of one moment, and need not be.
+    assert step.moved and step.findings == ()
+
+
+def test_without_a_step_limit_it_goes_on_until_cancelled():
+    world = PointWorld((*TARGET, *START[3:]))
+    config = LoopConfig(settled_holds=None)
+    episode = loop(config=config).run(world, None, cancel=lambda: len(world.commands) >= 30)
+    assert (episode.stop_reason, len(episode.steps)) == ("cancelled", 30)
+
+
+def test_failing_plans_never_end_a_run_that_must_go_on():
+    world = PointWorld()
+    config = LoopConfig(max_failures=None)
+    episode = loop(model=Failing(), config=config).run(world, 9)
+    assert (episode.stop_reason, len(episode.steps)) == ("max steps", 9)
+    np.testing.assert_allclose(world.state, START)

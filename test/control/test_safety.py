@@ -357,3 +357,59 @@ def test_a_paused_layer_moves_for_no_script() -> None:
     assert layer.toward(start.vector, start, 1.0, RobotStatus(mode="move")).command.kind == "hold"
     layer.resume()
     assert layer.toward(start.vector, start, 1.0, RobotStatus(mode="move")).command.kind == "move"
+
+
+def frame_at(value, state=HOME, stamp=100.0):
+    image = np.full((16, 16, 3), value, dtype=np.uint8)
+    return Observation(Frame(image, stamp), RobotState(np.array(state), stamp))
+
+
+def moved(distance):
+    return (HOME[0] + distance, *HOME[1:])
+
+
+def test_a_camera_that_does_not_see_the_arm_move_is_frozen_until_it_shows_something_else():
+    layer = SafetyLayer(CONFIG)
+    assert layer.refuse(frame_at(7), 100.0) is None
+    assert layer.refuse(frame_at(7, moved(0.02), 100.2), 100.2) is None  # not yet far enough to tell
+    frozen = layer.refuse(frame_at(7, moved(0.04), 100.4), 100.4)
+    assert frozen.command.kind == "hold"
+    assert frozen.command.reason == (
+        "max_frozen_motion: equal frames while the arm moved 0.040 m, allowed 0.030 m (hold)"
+    )
+    assert layer.refuse(frame_at(8, moved(0.04), 100.6), 100.6) is None
+    assert layer.refuse(frame_at(8, moved(0.04), 100.8), 100.8) is None  # at rest, equal frames are right
+    off = SafetyLayer(replace(CONFIG, max_frozen_motion=None))
+    assert off.refuse(frame_at(7), 100.0) is None
+    assert off.refuse(frame_at(7, moved(0.2)), 100.0) is None
+
+
+def test_refusals_come_before_planning_and_pause_where_a_plan_would():
+    layer = SafetyLayer(CONFIG)
+    assert layer.refuse(observe(), 100.0, RobotStatus()) is None
+    late = layer.refuse(observe(stamp=100.0), 101.0)
+    assert "max_image_age" in late.command.reason and "max_state_age" in late.command.reason
+    skewed = layer.refuse(observe(stamp=100.2, image_stamp=100.0), 100.2)
+    assert skewed.command.reason == "max_skew: -0.200 s, allowed 0.100 s (hold)"
+    layer.refuse(observe(stamp=100.3), 100.3, RobotStatus(mode="reflex"))
+    assert "reflex" in str(layer.paused)
+    assert "reflex" in layer.refuse(observe(stamp=100.4), 100.4, RobotStatus()).command.reason
+    layer.resume()
+    assert layer.refuse(observe(stamp=100.5), 100.5, RobotStatus()) is None
+
+
+def test_frame_and_state_of_different_moments_may_be_judged_where_they_are_said_to_be():
+    skewed = observe(stamp=100.3, image_stamp=100.0)
+    plan = planned(stamp=100.0)
+    assert "max_skew" in SafetyLayer(CONFIG).judge(plan, skewed, 100.3).command.reason
+    assert SafetyLayer(CONFIG).judge(plan, skewed, 100.3, paired=False).command.kind == "move"
+
+
+def test_an_arm_without_a_fresh_state_or_that_does_not_listen_is_not_ready():
+    layer = SafetyLayer(CONFIG)
+    assert layer.unready(None, 100.0, None) == "no robot state has been received"
+    state = observe().state
+    assert layer.unready(state, 100.1, RobotStatus()) == ""
+    assert layer.unready(state, 100.3, None) == "max_state_age: 0.300 s, allowed 0.200 s (hold)"
+    assert "user_stopped" in layer.unready(state, 100.1, RobotStatus(mode="user_stopped"))
+    assert layer.paused is None  # asking is not judging

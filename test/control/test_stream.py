@@ -59,7 +59,9 @@ def test_a_step_becomes_a_smooth_motion_that_ends_at_the_target():
     steps = np.diff(np.concatenate(([0.0], way)))
     assert (steps >= 0).all() and steps[0] < steps[4] > steps[9]  # slow, fast, slow
     assert steps.max() <= LIMITS.max_speed * DT + 1e-9
-    np.testing.assert_allclose(poses[10], HOME + (0.05, 0, 0, 0, 0, 0.2, 0.3), atol=1e-9)  # at 0.22 of 0.25 s
+    np.testing.assert_allclose(
+        poses[10], HOME + (0.05, 0, 0, 0, 0, 0.2, 0.3), atol=1e-9
+    )  # at 0.22 of 0.25 s
     np.testing.assert_allclose(poses[-1], poses[10], atol=1e-12)
 
 
@@ -80,7 +82,9 @@ def test_when_the_state_stops_it_holds_where_it_is_and_goes_on_when_it_comes_bac
     seen = [setpoints.next(move(100.0), frozen, 100.06 + DT * k, DT) for k in range(1, 25)]
     assert [s.kind for s in seen][:9] == ["move"] * 9 and {s.kind for s in seen[11:]} == {"hold"}
     assert seen[-1].reason.startswith("max_state_age: 0.4")
-    assert setpoints.next(move(100.0), state(100.58), 100.58, DT).kind == "move"  # a new one: not held against
+    assert (
+        setpoints.next(move(100.0), state(100.58), 100.58, DT).kind == "move"
+    )  # a new one: not held against
     again = run(setpoints, replace(move(100.6), target=HOME), 0.3, start=100.6)
     assert {s.kind for s in again} == {"move"}
     np.testing.assert_allclose(again[-1].pose, HOME, atol=1e-9)
@@ -88,7 +92,11 @@ def test_when_the_state_stops_it_holds_where_it_is_and_goes_on_when_it_comes_bac
 
 @pytest.mark.parametrize(
     "status",
-    [RobotStatus(mode="reflex"), RobotStatus(errors=("cartesian_reflex",)), RobotStatus(command_publishers=2)],
+    [
+        RobotStatus(mode="reflex"),
+        RobotStatus(errors=("cartesian_reflex",)),
+        RobotStatus(command_publishers=2),
+    ],
 )
 def test_a_robot_that_does_not_listen_is_followed_and_nothing_jumps_when_it_listens_again(status):
     setpoints = stream()
@@ -129,7 +137,9 @@ events = st.tuples(
     st.one_of(st.none(), st.tuples(poses, st.floats(-0.3, 1.5), st.sampled_from(("move", "hold")))),
     st.one_of(st.none(), st.tuples(poses, st.floats(-0.2, 0.5))),
     st.one_of(st.floats(-0.1, 0.3), anything),
-    st.sampled_from((None, RobotStatus(), RobotStatus(mode="guiding"), RobotStatus(errors=("joint_limit",)))),
+    st.sampled_from(
+        (None, RobotStatus(), RobotStatus(mode="guiding"), RobotStatus(errors=("joint_limit",)))
+    ),
 )
 
 
