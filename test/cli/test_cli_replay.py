@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written(command, bag, tmp_path):
 
 def test_the_frame_of_the_pose_can_be_named(command, bag, tmp_path):
     command("replay", bag, "--out", tmp_path / "link8")
-    command("replay", bag, "--out", tmp_path / "tcp", "--state-frame", "hand_tcp")
+    command("replay", bag, "--out", tmp_path / "tcp", "--pose-frame", "hand_tcp")
     link8, tcp = (read_csv(tmp_path / name / "steps.csv")[0] for name in ("link8", "tcp"))
     # The hand points down: link8 is 10.34 cm above its TCP.
     assert float(tcp["z"]) - float(link8["z"]) == pytest.approx(0.1034, abs=1e-6)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_model, add_preset, at_least, command
 from vjepa_ac_planner.cli.console import complain, replacing, say, styled, write_json
@@ -67,7 +68,7 @@ def _add_recording(group: Any) -> None:
             f"--{role}-topic", metavar="TOPIC", help=f"{role} topic (default: found by type)"
         )
     group.add_argument(
-        "--state-frame",
+        "--pose-frame",
         choices=("link8", "hand_tcp"),
         help="which frame's pose was recorded (default: link8, or that of --robot)",
     )
@@ -88,6 +89,13 @@ def _add_recording(group: Any) -> None:
         default=0.05,
         metavar="S",
         help="how far a pose may be from its frame [s] (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="how far a frame may be from its place, as a share of the step (default: %(default)s)",
     )
     group.add_argument(
         "--landscape",
@@ -257,7 +265,7 @@ def _robot(
     from vjepa_ac_planner.bags.poses import HAND_TCP_TO_LINK8, Offset, matrix_to_quaternion
     from vjepa_ac_planner.bags.reader import ResampleRules
 
-    offset: Offset | None = HAND_TCP_TO_LINK8 if args.state_frame == "hand_tcp" else None
+    offset: Offset | None = HAND_TCP_TO_LINK8 if args.pose_frame == "hand_tcp" else None
     safety = None
     notes: tuple[str, ...] = ()
     if args.robot:
@@ -266,17 +274,17 @@ def _robot(
         profile = load_profile(args.robot)
         limits = replace(profile.safety.limits, step_seconds=step_seconds)
         safety = replace(profile.safety, limits=limits, dry_run=False)
-        if args.state_frame is None:
+        if args.pose_frame is None:
             matrix = np.asarray(np.linalg.inv(profile.chain().state_in_model), np.float64)
             x, y, z = matrix[:3, 3].tolist()
             offset = (x, y, z, *matrix_to_quaternion(matrix[:3, :3]).tolist())
-    elif args.state_frame is None:
+    elif args.pose_frame is None:
         notes = (
             "The recorded pose is taken for that of link8, as in this package's own recordings. A Franka "
-            "reports the hand's TCP unless told otherwise: replay such a bag with --state-frame hand_tcp "
+            "reports the hand's TCP unless told otherwise: replay such a bag with --pose-frame hand_tcp "
             "or --robot panda.",
         )
-    return ResampleRules(clock=args.clock, max_skew_s=args.max_skew, offset=offset), safety, notes
+    return ResampleRules(args.clock, args.tolerance, args.max_skew, offset=offset), safety, notes
 
 
 def _over_all(
@@ -302,7 +310,7 @@ def _over_all(
             rows.append(BagRow(bag.name, "", "failed", (), errors[bag]))
             continue
         found = results[bag].scores
-        link = f"{folder.relative_to(out).as_posix()}/report.html"
+        link = quote(f"{folder.relative_to(out).as_posix()}/report.html")
         rows.append(BagRow(folder.name, link, judge(found).level, bag_cells(found)))
     page = SummaryPage(
         model=setup.planner.world_model.description.name,
@@ -374,13 +382,20 @@ def _command(args: argparse.Namespace) -> str:
     parts += [f"--goal {shlex.quote(goal)}" for goal in args.goal or []]
     if args.model != DEFAULT_MODEL:
         parts.append(f"--model {shlex.quote(args.model)}")
-    names = ("preset", "image_topic", "pose_topic", "gripper_topic", "state_frame", "robot", *THRESHOLDS)
+    names = ("preset", "image_topic", "pose_topic", "gripper_topic", "pose_frame", "robot", *THRESHOLDS)
     parts += [
         f"--{name.replace('_', '-')} {getattr(args, name)}"
         for name in names
         if getattr(args, name) is not None
     ]
-    defaults = {"seed": 0, "clock": "header", "max_skew": 0.05, "device": "auto", "dtype": "auto"}
+    defaults = {
+        "seed": 0,
+        "clock": "header",
+        "max_skew": 0.05,
+        "tolerance": 0.25,
+        "device": "auto",
+        "dtype": "auto",
+    }
     parts += [
         f"--{name.replace('_', '-')} {getattr(args, name)}"
         for name, default in defaults.items()

@@ -16,13 +16,13 @@ from vjepa_ac_planner.report.records import Points
 from vjepa_ac_planner.report.replay_records import BagRow, ReplayPage, ScoreRow, SummaryPage, Verdict
 
 _LONGEST = 800
-"""Lines of more points than this are thinned."""
+"""Charts of more points than this are thinned."""
 _CENTIMETRES = ("dx", "dy", "dz")
 
 
 def render_replay(page: ReplayPage) -> str:
     """The page of one recording: an HTML document; write it as UTF-8."""
-    eyebrow = f"replay of {page.bag} &middot; model {page.model} &middot; preset {page.preset}"
+    eyebrow = (f"replay of {page.bag}", f"model {page.model}", f"preset {page.preset}")
     sections = [
         _header(page.verdict, eyebrow),
         _scores(page.verdict),
@@ -38,8 +38,9 @@ def render_replay(page: ReplayPage) -> str:
 
 def render_summary(page: SummaryPage) -> str:
     """The page over several recordings."""
-    eyebrow = f"replay of {len(page.bags)} bags &middot; model {page.model} &middot; preset {page.preset}"
-    rows = table(["recording", "verdict", *page.columns], [_row(page, row) for row in page.bags], 2)
+    eyebrow = (f"replay of {len(page.bags)} bags", f"model {page.model}", f"preset {page.preset}")
+    header = ["recording", "verdict", *map(escape, page.columns)]
+    rows = table(header, [_row(page, row) for row in page.bags], 2)
     sections = [
         _header(page.verdict, eyebrow),
         _scores(page.verdict),
@@ -66,11 +67,11 @@ def _row(page: SummaryPage, row: BagRow) -> list[str]:
     return [name, f'<span class="{style}">{word}</span>', *map(escape, row.cells)]
 
 
-def _header(verdict: Verdict, eyebrow: str) -> str:
+def _header(verdict: Verdict, eyebrow: Sequence[str]) -> str:
     style = {"good": "good", "bad": "bad"}.get(verdict.level, "")
     sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict.sentences)
     return (
-        f'<header><p class="eyebrow">vjepa_ac_planner &middot; {eyebrow}</p>'
+        f'<header><p class="eyebrow">{" &middot; ".join(map(escape, ("vjepa_ac_planner", *eyebrow)))}</p>'
         f'<h1><span class="{style}">{escape(verdict.headline)}</span></h1>'
         f'<div class="findings">{sentences}</div>{_thresholds(verdict)}'
         f"{tiles((escape(v), escape(u), escape(label)) for v, u, label in verdict.tiles)}"
@@ -175,10 +176,11 @@ def _charts(page: ReplayPage) -> str:
     energy = _lines([("energy", columns["energy"], "a", False)], "energy", cursor=True)
     figures.append(("Energy to the goal", "mean |z &minus; z<sub>goal</sub>| of what is seen", "", energy))
     if np.isfinite(columns["distance"]).any():
-        rows = (columns["at_goal"] == 0) & np.isfinite(columns["energy"])
+        rows = np.flatnonzero((columns["at_goal"] == 0) & np.isfinite(columns["energy"]))
+        rows = rows[:: max(1, -(-len(rows) // _LONGEST))]
         cloud = scatter_chart(
-            100 * columns["distance"][rows],
-            columns["energy"][rows],
+            (100 * columns["distance"][rows]).tolist(),
+            columns["energy"][rows].tolist(),
             x_label="distance [cm]",
             y_label="energy",
         )

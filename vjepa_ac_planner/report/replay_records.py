@@ -106,7 +106,7 @@ class BagRow:
 
     name: str
     link: str
-    """Address of its page, relative to this one; empty if there is none."""
+    """Address of its page, relative to this one and quoted; empty if there is none."""
     level: str
     """As of a verdict; of no account with an error."""
     cells: tuple[str, ...]
