@@ -238,7 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not stop and not code and transition() is not SUCCESS:
                 code = 1
     while not stop and not code:
-        executor.spin_once(timeout_sec=0.1)
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except Exception:  # a callback's defect must not end the process that holds the arm
+            node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
     node.close()
     executor.shutdown()
     rclpy.shutdown()
