@@ -1,0 +1,51 @@
+"""Faults across processes: one planner process and one robot for all tests that can share them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for fault_rig, which needs ROS and is imported late
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The profile ``sim`` with a small model, slow limits, and a gripper that is none."""
+    from fault_rig import write_profile
+
+    return write_profile(tmp_path_factory.mktemp("profile"))
+
+
+@pytest.fixture(scope="session")
+def shared(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A robot and a planner process, started once."""
+    from fault_rig import Rig
+
+    rig = Rig(profile, tmp_path_factory.mktemp("planner"))
+    try:
+        rig.start()
+        yield rig
+        rig.planner.end()
+    finally:
+        rig.close()
+
+
+@pytest.fixture
+def rig(shared: Any) -> Iterator[Any]:
+    """The shared rig without any fault, disabled; what was sent during the test is checked at its end."""
+    shared.prepare()
+    begin = shared.robot.clock()
+    yield shared
+    shared.robot.heal()
+    shared.check_commands(begin)
+
+
+@pytest.fixture
+def running(rig: Any) -> Any:
+    """The same with the arm in motion."""
+    rig.run()
+    return rig
