@@ -42,6 +42,11 @@ class Pending(Generic[T]):
         self._value: T | None = None
         self._lock = threading.Lock()
 
+    @property
+    def looked_at(self) -> bool:
+        """Whether it has been decoded, or was found to be unusable."""
+        return self._decode is None
+
     def get(self) -> T | None:
         """The value; None when it has turned out to be unusable before.
 
@@ -62,7 +67,8 @@ class RosEnvironment:
         clock: time on the clock of the stamps [s].
         send: takes each command, and returns at once.
         status: newest robot status.
-        on_bad: told about frames (``image``) and states (``state``) that are unusable, and why.
+        on_look: told about each frame (``image``) and state (``state``) that is looked at: why it is
+            unusable, None if it is usable.
         patience: how long :meth:`observe` waits for a frame of after the last step [s].
     """
 
@@ -71,10 +77,10 @@ class RosEnvironment:
         clock: Callable[[], float],
         send: Callable[[Command], None],
         status: Callable[[], RobotStatus | None],
-        on_bad: Callable[[str, str], None],
+        on_look: Callable[[str, str | None], None],
         patience: float = 0.5,
     ) -> None:
-        self._clock, self._send, self._status, self._on_bad = clock, send, status, on_bad
+        self._clock, self._send, self._status, self._on_look = clock, send, status, on_look
         self.patience = patience
         self.cancel = threading.Event()
         """Ends every wait; whoever sets it also clears it."""
@@ -148,6 +154,12 @@ class RosEnvironment:
             if self.cancel.wait(_POLL):
                 raise PlanCancelled("cancelled while waiting for a first frame and state")
 
+    def look(self) -> None:
+        """Look at the newest frame and state, so that what is unusable is known before it is needed."""
+        pending, _ = self._frame, self.state
+        if pending is not None:
+            self._value(pending, "image")
+
     def newest(self) -> Observation:
         """See ``MovesOn``.
 
@@ -202,8 +214,12 @@ class RosEnvironment:
         return None
 
     def _value(self, pending: Pending[T], what: str) -> T | None:
+        first = not pending.looked_at
         try:
-            return pending.get()
+            value = pending.get()
         except InputError as error:
-            self._on_bad(what, str(error))
+            self._on_look(what, str(error))
             return None
+        if first and value is not None:
+            self._on_look(what, None)
+        return value

@@ -34,6 +34,8 @@ GRIPPER_AGE = 1.0
 """Oldest usable gripper state [s]: some drivers send it a few times a second only."""
 STATUS_AGE = 0.5
 """Oldest usable robot mode [s]."""
+_LOG_SECONDS = 1.0
+"""Refusals of one topic are logged no more often than this [s]; most texts hold numbers that change."""
 
 
 class Topic:
@@ -43,6 +45,11 @@ class Topic:
         self.what, self.received, self.bad, self.last_bad = what, 0, 0, ""
         self.arrived: float | None = None
         """When the newest message came, steady clock [s]."""
+        self._accepted: float | None = None
+        """When the newest message that was looked at and found usable was, steady clock [s]."""
+        self.refusing = False
+        """Whether the newest message that was looked at is unusable."""
+        self._told = float("-inf")
         self._node, self._use, self._qos_problem = node, use, ""
         events = SubscriptionEventCallbacks(incompatible_qos=self._incompatible)
         self.subscription = node.create_subscription(
@@ -55,17 +62,36 @@ class Topic:
         """Time since the newest message came [s]; infinite before the first."""
         return float("inf") if self.arrived is None else time.monotonic() - self.arrived
 
+    @property
+    def qos_problem(self) -> str:
+        """Which publishers cannot reach us because their quality of service is too low; mostly empty."""
+        return f"QoS does not match: {self._qos_problem}" if self._qos_problem else ""
+
+    def accept(self) -> None:
+        """A message was looked at and is usable."""
+        self._accepted, self.refusing = time.monotonic(), False
+
     def reject(self, why: str) -> None:
-        """Count an unusable message; the node's log gets the first of each kind."""
-        self.bad += 1
-        if why != self.last_bad:
-            self.last_bad = why
+        """Count an unusable message, and log it if it is a new kind of unusable."""
+        self.bad, self.refusing = self.bad + 1, True
+        now, known = time.monotonic(), why == self.last_bad
+        self.last_bad = why
+        if not known and now - self._told >= _LOG_SECONDS:
+            self._told = now
             self._node.get_logger().warning(f"{self.name}: message refused: {why}")
+
+    def usable(self, bound: float) -> bool:
+        """Whether messages come, and not for longer than ``bound`` [s] only ones that are refused."""
+        if self.age > bound or not self.refusing:
+            return self.age <= bound
+        return self._accepted is not None and time.monotonic() - self._accepted <= bound
 
     def missing(self, bound: float) -> str | None:
         """Why this topic is not usable at this moment; None if it is."""
-        if self.age <= bound:
+        if self.usable(bound):
             return None
+        if self.age <= bound:
+            return f"{self.what}: what comes on {self.name} is refused: {self.last_bad}"
         publishers = self._node.count_publishers(self.name)
         text = (
             f"{self.what}: nothing received on {self.name}"
@@ -73,8 +99,8 @@ class Topic:
             else f"{self.what}: nothing on {self.name} for {self.age:.1f} s, allowed {bound:.1f} s"
         )
         text += f" ({publishers} publisher{'' if publishers == 1 else 's'}"
-        if self._qos_problem:
-            text += f"; QoS does not match: {self._qos_problem}"
+        if self.qos_problem:
+            text += f"; {self.qos_problem}"
         if self.bad:
             text += f"; {self.bad} refused, last: {self.last_bad}"
         return f"{text})"
@@ -84,13 +110,17 @@ class Topic:
         self._node.destroy_subscription(self.subscription)
 
     def _callback(self, message: Any) -> None:
-        try:
-            self._use(message)
-        except InputError as error:
-            self.reject(str(error))
-            return
         self.received += 1
         self.arrived = time.monotonic()
+        try:
+            looked_at = self._use(message)
+        except InputError as error:
+            self.reject(str(error))
+        except Exception as error:  # whatever a message holds, it must not end the node
+            self.reject(f"{type(error).__name__}: {error}")
+        else:
+            if looked_at:
+                self.accept()
 
     def _incompatible(self, info: Any) -> None:
         self._qos_problem = f"{info.last_policy_kind.name}, {info.total_count} publishers"
@@ -160,9 +190,15 @@ class Inputs:
             return RobotStatus(mode="unknown", errors=(why or "no usable robot state",))
         return self._status
 
-    def bad(self, what: str, why: str) -> None:
-        """A message was found to be unusable when it was looked at."""
-        self.topics["camera" if what == "image" else "end-effector pose"].reject(why)
+    def looked_at(self, what: str, why: str | None) -> None:
+        """A frame or state was taken from the mailbox: why it is unusable, None if it is not."""
+        topic = self.topics.get("camera" if what == "image" else "end-effector pose")
+        if topic is None:
+            return  # closed
+        if why is None:
+            topic.accept()
+        else:
+            topic.reject(why)
 
     def close(self) -> None:
         """Stop listening to everything."""
@@ -178,28 +214,36 @@ class Inputs:
         seconds = to_seconds(header.stamp)
         return self._clock() if self._by_arrival or seconds == 0.0 else seconds
 
-    def _image(self, message: Any) -> None:
+    # Each says whether the message was looked at: frames and poses are when they are needed.
+
+    def _image(self, message: Any) -> bool:
         stamp = self._stamp(message.header)
         self._environment.put_frame(Pending(stamp, partial(_frame, message, stamp)))
+        return False
 
-    def _pose(self, message: Any) -> None:
+    def _pose(self, message: Any) -> bool:
         gripper = self.topics.get("gripper")
-        if gripper is not None and gripper.age > GRIPPER_AGE:
-            return  # without the gripper there is no state; it grows stale, and diagnostics say why
-        stamp = self._stamp(message.header)
-        self._environment.put_state(Pending(stamp, partial(self._state, message, self._closedness, stamp)))
+        if gripper is None or gripper.usable(GRIPPER_AGE):
+            stamp = self._stamp(message.header)
+            state = partial(self._state, message, self._closedness, stamp)
+            self._environment.put_state(Pending(stamp, state))
+        # Else there is no state without the gripper: it grows stale, and diagnostics say why.
+        return False
 
     def _state(self, message: Any, closed: float, stamp: float) -> RobotState:
         return replace(self._chain.robot_state(message, closed), stamp=stamp)
 
-    def _gripper(self, message: Any) -> None:
+    def _gripper(self, message: Any) -> bool:
         self._closedness = closedness(message, self._profile.gripper)
+        return True
 
-    def _robot(self, message: Any) -> None:
+    def _robot(self, message: Any) -> bool:
         self._status = franka.read_state(message, self._chain).status
+        return True
 
-    def _goal(self, message: Any) -> None:
+    def _goal(self, message: Any) -> bool:
         self._on_goal(_frame(message, self._stamp(message.header)))
+        return True
 
 
 def _frame(message: Any, stamp: float) -> Frame:

@@ -60,7 +60,7 @@ class Session:
         self._recordings = Recordings(config, profile, self.planner, self._log.error)
         self.safety = SafetyLayer(self._limits(profile))
         self.environment = RosEnvironment(
-            self._clock, self._command, self._status, self._bad, profile.safety.max_image_age
+            self._clock, self._command, self._status, self._looked_at, profile.safety.max_image_age
         )
         self._guarded = GuardedPlanner(self.planner, self._failed, self._arrival)
         self._state, self._reason = "inactive", ""
@@ -207,6 +207,7 @@ class Session:
     def diagnostics(self) -> Any:
         """The message for ``/diagnostics``."""
         self._publishers = self._outputs.command_publishers()
+        self.environment.look()
         return diagnostics.array(self._stamp(), self._diagnoses(), self.profile.name)
 
     # Goals.
@@ -311,6 +312,7 @@ class Session:
         return self._runner, self._setpoints
 
     def _check_ready(self, *, moving: bool = True) -> None:
+        self.environment.look()
         missing = list(self._inputs.missing())
         if self._goals is None:
             topic = self._inputs.topics["goal"].name
@@ -350,8 +352,8 @@ class Session:
         status = self._inputs.status() or RobotStatus()
         return replace(status, command_publishers=1 if dry else self._publishers)
 
-    def _bad(self, what: str, why: str) -> None:
-        self._inputs.bad(what, why)
+    def _looked_at(self, what: str, why: str | None) -> None:
+        self._inputs.looked_at(what, why)
 
     def _arrival(self) -> float | None:
         pending = self.environment.frame
