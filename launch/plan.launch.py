@@ -52,6 +52,8 @@ def start(context: LaunchContext) -> list[Action]:
         name: given[name] for name in ("robot", "model", "task", "record") if given[name]
     }
     parameters["autostart"] = truth("autostart", LaunchConfiguration("autostart").perform(context))
+    name = "run_when_ready"
+    parameters[name] = truth(name, LaunchConfiguration(name).perform(context))
     if given["dry_run"]:
         parameters["dry_run"] = truth("dry_run", given["dry_run"])
     if sim:
@@ -103,6 +105,11 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "autostart", default_value="true", description="configure and activate at start"
+            ),
+            DeclareLaunchArgument(
+                "run_when_ready",
+                default_value="false",
+                description="begin without ~/set_enabled; in a dry run only",
             ),
             DeclareLaunchArgument(
                 "namespace", default_value="", description="of the nodes and their topics"

@@ -23,7 +23,9 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
-NOT_PLAYED = r"^/?(.*/)?(planner/.*|target_pose|delta_twist_cmds|clock|diagnostics|rosout|parameter_events)$"
+NOT_PLAYED = (
+    r"^/?(.*/)?(planner/.*|target_pose|delta_twist_cmds|clock|diagnostics|rosout|parameter_events)$"
+)
 ARGUMENTS = {
     "robot": "panda",
     "config": "",
@@ -64,6 +66,7 @@ def start(context: LaunchContext) -> list[Action]:
             **{name: LaunchConfiguration(name) for name in ARGUMENTS},
             **({"python": value["python"]} if value["python"] else {}),
             "dry_run": "true",
+            "run_when_ready": "true",
             "use_sim_time": "true",
         }.items(),
     )

@@ -47,6 +47,9 @@ class NodeConfig:
     """Task YAML with goal images; empty waits for a goal on the goal topic."""
     autostart: bool = True
     """Configure and activate at start; the arm stands still until ~/set_enabled all the same."""
+    run_when_ready: bool = False
+    """Begin a run without ~/set_enabled as soon as everything is there, for bags that are played back;
+    refused unless dry_run is on."""
     stamps: Literal["header", "arrival"] = "header"
     """Whose time counts: the stamps in the messages, or when they arrive here (for cameras whose clock is
     not synchronised; their latency is then invisible)."""
@@ -144,7 +147,10 @@ def resolve(values: Mapping[str, Any]) -> tuple[NodeConfig, RobotProfile]:
         ConfigError: what is wrong, by the parameter's name.
     """
     node = rebuild(NodeConfig, NodeConfig(), values)
-    return node, rebuild(RobotProfile, load_profile(node.robot), values)
+    profile = rebuild(RobotProfile, load_profile(node.robot), values)
+    if node.run_when_ready and not profile.safety.dry_run:
+        raise ConfigError("run_when_ready: received true, allowed only with dry_run: an arm starts by hand")
+    return node, profile
 
 
 def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:

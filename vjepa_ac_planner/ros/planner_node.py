@@ -27,8 +27,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from vjepa_ac_planner.errors import ConfigError, PlannerError
-from vjepa_ac_planner.ros.parameters import NodeConfig, declare, parameters, rebuild, resolve
-from vjepa_ac_planner.ros.profile import RobotProfile, load_profile
+from vjepa_ac_planner.ros.parameters import NodeConfig, declare, parameters, resolve
+from vjepa_ac_planner.ros.profile import load_profile
 from vjepa_ac_planner.ros.session import Session
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -179,8 +179,7 @@ class PlannerNode(LifecycleNode):
         """Take over what may change while running; the configuration objects decide."""
         values = {**self._values, **{parameter.name: parameter.value for parameter in changed}}
         try:
-            config = rebuild(NodeConfig, self.config, values)
-            profile = rebuild(RobotProfile, self.profile, values)
+            config, profile = resolve(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._values, self.config, self.profile = values, config, profile
@@ -194,6 +193,7 @@ class PlannerNode(LifecycleNode):
 
     def _diagnose(self) -> None:
         if self.session is not None:
+            self.session.attend()
             self._diagnostics.publish(self.session.diagnostics())
 
 

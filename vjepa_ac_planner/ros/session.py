@@ -10,6 +10,7 @@ import os
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,8 @@ class Session:
         self._guarded = GuardedPlanner(self.planner, self._failed, self._arrival)
         self._state, self._reason = "inactive", ""
         self._enabled = False
+        self._begun = False
+        """Whether there has been a run since activation."""
         self._publishers = 1
         self._runner: Runner | None = None
         self._setpoints: SetpointThread | None = None
@@ -82,6 +85,7 @@ class Session:
 
     def activate(self) -> None:
         """Be ready to run."""
+        self._begun = False
         self._runner = Runner(self.environment.cancel, self._job_failed, self._prepare_worker)
         self._setpoints = SetpointThread(
             SetpointStream(self.safety),
@@ -128,11 +132,17 @@ class Session:
         runner, setpoints = self._active()
         self._check_ready()
         self.safety.resume()
-        self._enabled = True
+        self._enabled = self._begun = True
         if not self.profile.safety.dry_run:
             setpoints.start()
         self._post(runner, self._run)
         return "dry run: plans are made, nothing is sent" if self.profile.safety.dry_run else "running"
+
+    def attend(self) -> None:
+        """Begin by itself, once, where that is asked for; called now and then."""
+        if self.config.run_when_ready and not self._begun and self._runner is not None:
+            with suppress(NotReadyError):
+                self.enable()
 
     def disable(self) -> str:
         """Hold, then send nothing any more."""
