@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -183,18 +183,21 @@ class Resampler:
             yield Sample(index, observation, stamp / 1e9, segment)
 
     def _chosen(self, messages: Iterator[RawMessage]) -> Iterator[tuple[int, int, Observation]]:
+        frames = self._unmatched
         for item in in_order(messages, self._rules, self._skipped):
             topic = item.message.topic
             self.spans[topic].add(item.stamp / 1e9)
             if topic == self._image:
-                self._unmatched.append(item)
+                frames.append(item)
             elif topic == self._pose:
                 self._poses.add(item)
             else:
                 self._grippers.add(item)
             # A pose up to max_skew after a frame may still be its nearest.
-            for candidate in self._matched(item.stamp - self._skew):
-                yield from self._offer(candidate)
+            settled = item.stamp - self._skew
+            if frames and frames[0].stamp <= settled:
+                for candidate in self._matched(settled):
+                    yield from self._offer(candidate)
         for candidate in self._matched(None):
             yield from self._offer(candidate)
         if self._near:
@@ -209,11 +212,8 @@ class Resampler:
             gripper = self._grippers.newest(frame.stamp, round(self._rules.max_gripper_age_s * 1e9))
             gripper = gripper or self._grippers.nearest(frame.stamp, self._skew)
             yield _Candidate(frame, pose, gripper)
-        if frames or settled is not None:
-            oldest = frames[0].stamp if frames else settled
-            assert oldest is not None
-            self._poses.forget(oldest - self._skew)
-            self._grippers.forget(oldest - self._skew)
+            self._poses.forget(frame.stamp - self._skew)
+            self._grippers.forget(frame.stamp - self._skew)
 
     def _offer(self, candidate: _Candidate) -> Iterator[tuple[int, int, Observation]]:
         stamp = candidate.frame.stamp
@@ -275,7 +275,7 @@ def in_order(messages: Iterator[RawMessage], rules: ResampleRules, skipped: Skip
     serial = held_bytes = 0
     now = -(1 << 63)
 
-    def release() -> Iterator[Stamped]:
+    def release() -> Stamped | None:
         nonlocal held_bytes
         stamp, number, item = heapq.heappop(held)
         held_bytes -= len(item.message.data)
@@ -284,9 +284,9 @@ def in_order(messages: Iterator[RawMessage], rules: ResampleRules, skipped: Skip
         before = newest.get(topic)
         if before is not None and stamp <= before:
             skipped["duplicate stamp" if stamp == before else "stamp out of order"] += 1
-            return
+            return None
         newest[topic] = stamp
-        yield item
+        return item
 
     for message in messages:
         try:
@@ -309,11 +309,13 @@ def in_order(messages: Iterator[RawMessage], rules: ResampleRules, skipped: Skip
             if arrivals[0][1] in released:
                 released.discard(arrivals.popleft()[1])
             elif now - arrivals[0][0] >= window or held_bytes > _HELD_BYTES or len(held) > _HELD_MESSAGES:
-                yield from release()
+                if (item := release()) is not None:
+                    yield item
             else:
                 break
     while held:
-        yield from release()
+        if (item := release()) is not None:
+            yield item
 
 
 class _Track:
@@ -321,32 +323,27 @@ class _Track:
 
     def __init__(self) -> None:
         self._items: list[Stamped] = []
-        self._first = 0
 
     def add(self, item: Stamped) -> None:
         self._items.append(item)
-        # Frames on another clock would keep all of them.
-        if len(self._items) - self._first > _TRACK_MESSAGES:
-            del self._items[: len(self._items) // 2]
-            self._first = 0
+        # Without frames, or with frames on another clock, all would be kept.
+        if len(self._items) > _TRACK_MESSAGES:
+            del self._items[: _TRACK_MESSAGES // 2]
 
     def forget(self, stamp: int) -> None:
         """Drop what is older than the newest message not after ``stamp``."""
-        at = bisect_left(self._items, stamp + 1, lo=self._first, key=lambda item: item.stamp)
-        self._first = max(self._first, at - 1)
-        if self._first > 64:
-            del self._items[: self._first]
-            self._first = 0
+        del self._items[: max(self._after(stamp) - 1, 0)]
 
     def nearest(self, stamp: int, most: int) -> Stamped | None:
-        at = bisect_left(self._items, stamp, lo=self._first, key=lambda item: item.stamp)
-        near = self._items[max(at - 1, self._first) : at + 1]
+        at = self._after(stamp)
+        near = self._items[max(at - 1, 0) : at + 1]
         best = min(near, key=lambda item: abs(item.stamp - stamp), default=None)
         return best if best is not None and abs(best.stamp - stamp) <= most else None
 
     def newest(self, stamp: int, most: int) -> Stamped | None:
-        at = bisect_left(self._items, stamp + 1, lo=self._first, key=lambda item: item.stamp)
-        if at <= self._first:
-            return None
-        item = self._items[at - 1]
-        return item if stamp - item.stamp <= most else None
+        at = self._after(stamp)
+        return self._items[at - 1] if at and stamp - self._items[at - 1].stamp <= most else None
+
+    def _after(self, stamp: int) -> int:
+        """How many messages are not after ``stamp``."""
+        return bisect_right(self._items, stamp, key=lambda item: item.stamp)
