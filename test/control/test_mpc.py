@@ -289,7 +289,9 @@ def test_without_a_step_limit_it_goes_on_until_cancelled():
     world = PointWorld((*TARGET, *START[3:]))
     config = LoopConfig(settled_holds=None)
     episode = loop(config=config).run(world, None, cancel=lambda: len(world.commands) >= 30)
-    assert (episode.stop_reason, len(episode.steps)) == ("cancelled", 30)
+    assert (episode.stop_reason, len(world.commands)) == ("cancelled", 30)
+    # Every step keeps its frame: a robot that runs for hours must not keep them all.
+    assert [step.index for step in episode.steps] == [27, 28, 29]
 
 
 def test_failing_plans_never_end_a_run_that_must_go_on():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Reversible
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
@@ -146,14 +147,16 @@ class RecedingHorizon:
 
         Args:
             environment: the world.
-            max_steps: most commands sent; None goes on.
+            max_steps: most commands sent; None goes on, and the episode then holds the last steps only:
+                every one keeps its frame, and memory must not grow for as long as a robot runs.
             reached: the world's own test of success, asked before every step and at the end.
             on_step: called with every finished step.
             cancel: an event, or a callable that says whether to stop; the last command is then a hold.
         """
         if max_steps is not None:
             check_range("max_steps", max_steps, 1, 1_000_000)
-        steps: list[Step] = []
+        steps: deque[Step] = deque(maxlen=None if max_steps is not None else self._looks_back())
+        index = 0
         self.goals.reset()
         self.safety.new_goal()
         observation, seconds = _timed(environment.observe)
@@ -162,13 +165,14 @@ class RecedingHorizon:
                 stop = self._stop(steps, observation, reached)
                 if stop is None and _is_cancelled(cancel):
                     stop = "cancelled", "cancelled from outside"
-                if stop is None and len(steps) == max_steps:
+                if stop is None and index == max_steps:
                     stop = "max steps", f"{max_steps} steps were taken"
                 if stop is not None:
                     break
-                step = self._step(environment, observation, len(steps), _previous(steps), cancel)
+                step = self._step(environment, observation, index, _previous(steps), cancel)
                 step.timings["observe"] = seconds
                 steps.append(step)
+                index += 1
                 if on_step is not None:
                     on_step(step)
                 observation, seconds = _timed(environment.observe)
@@ -180,6 +184,10 @@ class RecedingHorizon:
         if steps and steps[-1].moved:
             environment.apply(self._judge(environment, None, observation, stop[1]).command)
         return Episode(tuple(steps), observation, *stop)
+
+    def _looks_back(self) -> int:
+        """How many of the last steps the rules of this loop need."""
+        return max(self.config.max_failures or 1, self.config.settled_holds or 1)
 
     def _step(
         self,
@@ -256,7 +264,7 @@ class RecedingHorizon:
 
     def _stop(
         self,
-        steps: list[Step],
+        steps: deque[Step],
         observation: Observation,
         reached: Callable[[Observation], bool] | None,
     ) -> tuple[StopReason, str] | None:
@@ -282,7 +290,7 @@ def _status(environment: Environment) -> RobotStatus | None:
     return environment.status() if isinstance(environment, ReportsStatus) else None
 
 
-def _previous(steps: list[Step]) -> Plan | None:
+def _previous(steps: deque[Step]) -> Plan | None:
     """The last plan, if its first action was carried out as it was, towards the goal that still holds."""
     if not steps or not steps[-1].moved or steps[-1].findings or steps[-1].switched:
         return None
@@ -299,7 +307,7 @@ def _is_cancelled(cancel: Cancel | None) -> bool:
     return cancel.is_set() if isinstance(cancel, Event) else cancel()
 
 
-def _count_back(steps: list[Step], test: Callable[[Step], bool]) -> int:
+def _count_back(steps: Reversible[Step], test: Callable[[Step], bool]) -> int:
     """How many of the last steps in a row pass a test."""
     count = 0
     for step in reversed(steps):
