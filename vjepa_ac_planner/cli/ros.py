@@ -77,6 +77,13 @@ def add_parser(commands: Any) -> None:
         "--rate", type=float, default=15.0, metavar="HZ", help="of the camera (default: %(default)s)"
     )
     demo.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="simulated seconds per second; below 1 for machines that plan slowly (default: %(default)s)",
+    )
+    demo.add_argument(
         "--domain",
         type=at_least(0),
         metavar="ID",
@@ -138,8 +145,12 @@ def run_demo(args: argparse.Namespace) -> int:
 
     say(f"planner and simulated robot as two processes, ROS domain {domain}, this machine only")
     begin = time.perf_counter()
-    simulator = ("-p", f"rate:={args.rate}", "-p", f"seed:={args.seed}", "-p", "publish_clock:=false")
-    planner = ("-p", "robot:=sim", "-p", f"model:={args.model}")
+    simulator = [f"rate:={args.rate}", f"seed:={args.seed}", f"real_time_factor:={args.speed}"]
+    planner = ["robot:=sim", f"model:={args.model}"]
+    if args.speed == 1.0:
+        simulator.append("publish_clock:=false")  # a hundred messages a second that nobody needs
+    else:
+        planner.append("use_sim_time:=true")
     trials: list[Trial] = []
     with (
         _running("sim", simulator, args.verbose) as sim_process,
@@ -201,6 +212,7 @@ def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[st
             "max_final_error_m": final[-1],
             "max_plans": args.plans,
             "camera_rate_hz": args.rate,
+            "speed": args.speed,
             "largest_gap_s": gap,
             "late_setpoints": late,
             "refused_setpoints": refused,
@@ -214,13 +226,16 @@ def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[st
 class _Process:
     """One of our nodes in a process of its own; its last lines are kept for when it dies."""
 
-    def __init__(self, name: str, arguments: Sequence[str], verbose: bool) -> None:
+    def __init__(self, name: str, parameters: Sequence[str], verbose: bool) -> None:
         self.name = name
         self._verbose = verbose
         self._lines: deque[str] = deque(maxlen=30)
         # A session of its own: an interrupt at the terminal is ours to pass on, in order.
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", f"vjepa_ac_planner.ros.{name}_node", "--ros-args", *arguments],
+            [
+                *(sys.executable, "-m", f"vjepa_ac_planner.ros.{name}_node", "--ros-args"),
+                *(word for parameter in parameters for word in ("-p", parameter)),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -261,8 +276,8 @@ class _Process:
 
 
 @contextmanager
-def _running(name: str, arguments: Sequence[str], verbose: bool) -> Iterator[_Process]:
-    process = _Process(name, arguments, verbose)
+def _running(name: str, parameters: Sequence[str], verbose: bool) -> Iterator[_Process]:
+    process = _Process(name, parameters, verbose)
     try:
         yield process
     finally:

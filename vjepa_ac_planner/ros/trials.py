@@ -29,6 +29,8 @@ ENDED = ("settled", "done", "stopped", "paused")
 """States of the planner in which it has nothing more to do."""
 SETTLE_SECONDS = 0.5
 """After the last action the arm may still be on its way [s]."""
+STALL_SECONDS = 30.0
+"""A trial ends when no plan has come for so long [s]."""
 QUIET_SECONDS = 0.7
 """A planner that was disabled goes on holding for a while: the arm must not be taken away under it [s]."""
 _ANSWER_SECONDS = 20.0
@@ -117,18 +119,19 @@ class Trials:
         self._actions, self._status = 0, ""
         begin = time.monotonic()
         self._call(self._enable, SetBool.Request(data=True))
-        limit = begin + 5.0 + 2.0 * max_plans
-        while not self._ended() and self._actions < max_plans and time.monotonic() < limit:
-            if self._spin(0.5, until=lambda: self._actions > trial.plans or self._ended()):
-                while trial.plans < self._actions:
-                    trial.plans += 1
-                    error = self._trigger("sim/score")["error_m"]
-                    if trial.plans > 1:
-                        trial.errors_m.append(error)
-                    on_plan(trial.plans, error)
+        while not self._ended() and self._actions < max_plans:
+            if not self._spin(STALL_SECONDS, until=lambda: self._actions > trial.plans or self._ended()):
+                break
+            while trial.plans < self._actions:
+                trial.plans += 1
+                error = self._trigger("sim/score")["error_m"]
+                if trial.plans > 1:
+                    trial.errors_m.append(error)
+                on_plan(trial.plans, error)
         self._spin(SETTLE_SECONDS)
         trial.seconds = time.monotonic() - begin
-        trial.ended = self._status if self._ended() else f"{self._actions} plans were made"
+        planned = f"{self._actions} plans were made"
+        trial.ended = self._status if self._ended() or self._actions < max_plans else planned
         self._call(self._enable, SetBool.Request(data=False))
         score = self._trigger("sim/score")
         trial.errors_m.append(score["error_m"])
