@@ -97,16 +97,41 @@ def states(*values):
 
 
 def test_it_closes_and_opens_at_its_two_thresholds():
-    values = (0.0, 0.49, 0.5, 0.4, 0.31, 0.3, 0.4, 0.49, 0.6, 1.0)
+    values = (0.0, 0.34, 0.35, 0.3, 0.28, 0.27, 0.3, 0.34, 0.6, 1.0)
     assert states(*values) == [None, None, *["closed"] * 3, *["open"] * 3, "closed", "closed"]
 
 
 def test_what_is_held_at_the_start_is_not_let_go_of():
-    # A wide object measures nearly open; only a fall since the start is a wish to open.
+    # A wide object measures nearly open; only to be more open than that is a wish to open.
     assert states(0.2, 0.21, 0.19, 0.2, 0.16) == [None] * 5
     assert states(0.2, 0.1) == [None, "open"]
     assert states(0.02, 0.0) == [None, None]
     assert states(0.9, 0.2) == ["closed", "open"]
+    hysteresis = Hysteresis(CONFIG)
+    assert [hysteresis.update(*pair) for pair in ((0.2, 0.2), (0.2, 0.24), (0.1, 0.2))] == [
+        None,
+        None,
+        "open",
+    ]
+
+
+@pytest.mark.parametrize("measured", [0.1, 0.375, 0.9, 1.0])
+def test_the_first_action_of_a_plan_may_open(measured):
+    hysteresis = Hysteresis(CONFIG)
+    assert hysteresis.update(max(0.0, measured - 0.75), measured) == "open"
+
+
+def test_actions_of_a_planner_move_the_hand_as_they_mean():
+    """Targets start at the measured closedness; actions under 0.25 are not sent."""
+    for held in (0.06, 0.2, 0.375, 0.9, 1.0):
+        closed = Hysteresis(CONFIG)
+        assert closed.update(0.8, 0.025) == "closed"
+        assert closed.update(min(1.0, held + 0.25), held) == "closed"
+        assert closed.update(max(0.0, held - 0.75), held) == "open"
+    opened = Hysteresis(CONFIG)
+    opened.update(0.8, 0.025), opened.update(0.05, 0.8)
+    assert opened.update(0.025 + 0.25, 0.025) == "open"
+    assert opened.update(0.025 + 0.35, 0.025) == "closed"
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
@@ -115,10 +140,10 @@ def test_between_the_thresholds_nothing_changes(values):
     for value in values:
         after = hysteresis.update(value)
         if after != before:
-            assert value >= 0.5 if after == "closed" else value <= 0.3
-        if value >= 0.5:
+            assert value >= CONFIG.close_above if after == "closed" else value <= CONFIG.open_below
+        if value >= CONFIG.close_above:
             assert after == "closed"
-        if before == "closed" and value <= 0.3:
+        if before == "closed" and value <= CONFIG.open_below:
             assert after == "open"
         before = after
 

@@ -148,7 +148,7 @@ def test_unknown_names_list_the_known_ones(tmp_path):
             0.09,
             "open_width: received 0.09 m, allowed above closed_width 0.0 m, up to",
         ),
-        ("gripper.open_below", 0.6, "open_below: received 0.6, allowed below close_above 0.5"),
+        ("gripper.open_below", 0.6, "open_below: received 0.6, allowed below close_above 0.35"),
         ("gripper.finger_joints", [], "finger_joints: received none"),
         ("gripper.name", "", "name: received '', allowed a name, or null"),
         ("gripper.backend", "robotiq", "backend: received 'robotiq', allowed 'none', 'grasp',"),

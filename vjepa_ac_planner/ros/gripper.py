@@ -46,11 +46,13 @@ class GripperConfig:
     homing is refused."""
     closed_width: float = ranged(0.0, low=0.0, high=2.0, unit="m")
     """Width of a close goal [m]; 0 closes on whatever is there."""
-    close_above: float = ranged(0.5, low=0.0, high=1.0)
-    """An open gripper closes when told to be this closed."""
-    open_below: float = ranged(0.3, low=0.0, high=1.0)
-    """A closed gripper opens when told to be no more closed than this. A fully closed one can be opened by
-    one action of the paper's largest size, 0.75; one that holds a wide object is not by a small one."""
+    close_above: float = ranged(0.35, low=0.0, high=1.0)
+    """An open gripper closes when told to be this closed: by one action of 0.35, and not by the smallest,
+    0.25, that the planner lets through."""
+    open_below: float = ranged(0.27, low=0.0, high=1.0)
+    """A closed gripper opens when told to be no more closed than this: fully closed, by one action of 0.75,
+    the largest of the paper. Were it higher, a wide object, which measures nearly open, would be let go of
+    by an action that means to hold it tighter."""
     speed: float = ranged(0.05, low=0.001, high=0.5, unit="m/s")
     """Of the fingers [m/s]."""
     force: float = ranged(20.0, low=0.1, high=140.0, unit="N")
@@ -89,8 +91,13 @@ class GripperConfig:
 class Gripper(Protocol):
     """What every backend offers; all of it may be called from any thread and returns at once."""
 
-    def send(self, closedness: float) -> None:
-        """Say how closed the gripper should be, 0 open .. 1 closed; as often as one likes.
+    def send(self, closedness: float, measured: float | None = None) -> None:
+        """Say how closed the gripper should be; as often as one likes.
+
+        Args:
+            closedness: 0 open .. 1 closed.
+            measured: how closed it is now. Without it the first value counts as that, so a first value that
+                means to open does nothing.
 
         Raises:
             InputError: not a number in 0 .. 1, give or take rounding.
@@ -154,7 +161,7 @@ def closedness(message: Any, config: GripperConfig) -> float:
 class NoGripper:
     """A gripper that nobody moves."""
 
-    def send(self, closedness: float) -> None:
+    def send(self, closedness: float, measured: float | None = None) -> None:
         """Check the value, and do nothing."""
         checked(closedness)
 
@@ -180,7 +187,7 @@ class FloatArrayGripper:
         self._lock = threading.Lock()
         self._last: float | None = None
 
-    def send(self, closedness: float) -> None:
+    def send(self, closedness: float, measured: float | None = None) -> None:
         """Publish it."""
         value = checked(closedness)
         with self._lock:

@@ -23,15 +23,15 @@ _PERIOD = 0.05
 """How often goals are looked after [s]."""
 _PAUSE = 1.0
 """Between a goal that failed and the next attempt [s]."""
-_FIRST_MOVE = 0.05
-"""Fall of the closedness since the start that is no jitter of the measurement."""
+_JITTER = 0.05
+"""Difference of closedness that may be an error of measurement."""
 
 
 class Hysteresis:
     """Open or closed, from a closedness that wanders.
 
-    What the fingers do at the start is not known: the first values are those they were found at, and a
-    wide object held in them measures nearly open. So they are not opened until the closedness has fallen.
+    What the fingers did before the first wish is not known, and a wide object held in them measures nearly
+    open. So they are not opened until they are told to be more open than they are.
     """
 
     def __init__(self, config: GripperConfig) -> None:
@@ -39,15 +39,14 @@ class Hysteresis:
         self._first: float | None = None
         self.state: Grip | None = None
 
-    def update(self, closed: float) -> Grip | None:
+    def update(self, closed: float, measured: float | None = None) -> Grip | None:
         """The state after a new value; None as long as there was no reason for either."""
         if self._first is None:
             self._first = closed
+        found = self._first if measured is None else measured
         if closed >= self._config.close_above:
             self.state = "closed"
-        elif closed <= self._config.open_below and (
-            self.state == "closed" or closed <= self._first - _FIRST_MOVE
-        ):
+        elif closed <= self._config.open_below and (self.state == "closed" or closed <= found - _JITTER):
             self.state = "open"
         return self.state
 
@@ -100,16 +99,19 @@ class ActionGripper:
         self._counts: Counter[str] = Counter()
         self._complaint = ""
         self._closed = False
-        make = self._grasp_kinds if config.backend == "grasp" else self._command_kinds
-        self._kinds: dict[Grip, _Kind] = make()
+        grasp = config.backend == "grasp"
+        package = "franka_msgs.action" if grasp else "control_msgs.action"
+        self._actions = import_messages(package, f"gripper backend {config.backend}")
+        self._make_kinds = self._grasp_kinds if grasp else self._command_kinds
+        self._kinds: dict[Grip, _Kind] = {}
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(_PERIOD, self._tick, callback_group=self._group, clock=steady)
 
-    def send(self, closedness: float) -> None:
+    def send(self, closedness: float, measured: float | None = None) -> None:
         """Note what is wanted."""
         value = checked(closedness)
         with self._lock:
-            wanted = self._hysteresis.update(value)
+            wanted = self._hysteresis.update(value, measured)
             if wanted != self._wanted:
                 self._wanted, self._failures, self._not_before = wanted, 0, 0.0
 
@@ -127,8 +129,10 @@ class ActionGripper:
                 return None
             if self._failures >= self._config.attempts:
                 return f"not {self._wanted}: given up after {self._failures} attempts ({self._complaint})"
-            kind = self._kinds[self._wanted]
-            return None if kind.client.server_is_ready() else f"no action server {kind.name}"
+            kind = self._kinds.get(self._wanted)
+            return (
+                None if kind is None or kind.client.server_is_ready() else f"no action server {kind.name}"
+            )
 
     def close(self) -> None:
         """Send nothing any more; what is in flight is left to the gripper."""
@@ -159,6 +163,10 @@ class ActionGripper:
             flight = self._flight
             if self._closed or (flight is not None and now - flight.started <= self._config.timeout):
                 return
+            if not self._kinds:
+                # Not in the constructor: an executor that spins in another thread meanwhile would come upon
+                # a client that is half made, and die of it (rclpy issue 1589).
+                self._kinds = self._make_kinds()
             if flight is not None:
                 self._give_up(flight)
             wanted = self._wanted
@@ -225,7 +233,7 @@ class ActionGripper:
 
     def _grasp_kinds(self) -> dict[Grip, _Kind]:
         config = self._config
-        actions = import_messages("franka_msgs.action", "gripper backend grasp")
+        actions = self._actions
         grasp = actions.Grasp.Goal(width=config.closed_width, speed=config.speed, force=config.force)
         grasp.epsilon.inner = grasp.epsilon.outer = config.epsilon
         move = actions.Move.Goal(width=config.open_width, speed=config.speed)
@@ -240,7 +248,7 @@ class ActionGripper:
 
     def _command_kinds(self) -> dict[Grip, _Kind]:
         config = self._config
-        action = import_messages("control_msgs.action", "gripper backend gripper_command").GripperCommand
+        action = self._actions.GripperCommand
 
         def failure(result: Any) -> str:
             # Fingers that stall on an object hold it.
