@@ -282,3 +282,11 @@ def test_topics_that_changed_type_are_not_one_recording(make, picture, tmp_path)
     two = make.write(tmp_path / "two", [("/a", make.pose(2), 2)])
     with pytest.raises(BagError, match="not one recording"):
         read([one, two])
+
+
+def test_type_names_of_the_oldest_bags(make, drive, tmp_path):
+    bag = make.write(tmp_path / "bag", drive(1.0), "sqlite3")
+    with sqlite3.connect(bag / "bag.db3") as database:
+        database.execute("UPDATE topics SET type = replace(type, '/msg/', '/')")
+    _, storage, _ = read(bag)
+    assert storage.topics["/ee_pose"].type == "geometry_msgs/msg/PoseStamped"

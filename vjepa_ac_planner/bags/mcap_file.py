@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vjepa_ac_planner.bags.library import need
-from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo, plain
+from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo, plain, type_name
 from vjepa_ac_planner.errors import BagError
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -261,6 +261,7 @@ class McapFile:
             if channel.encoding != "cdr":
                 self._skipped[f"topic in unknown serialization {channel.encoding!r}"] += 1
                 continue
+            name = type_name(name)
             before = topics.get(channel.topic)
             if before is not None and before.type != name:
                 self._skipped[f"second type on topic {channel.topic}"] += 1
@@ -273,7 +274,9 @@ class McapFile:
         if channel.topic not in topics or channel.encoding != "cdr":
             return False
         info = self.topics.get(channel.topic)
-        return info is not None and self._schemas.get(channel.schema, ("", "", ""))[0] == info.type
+        return (
+            info is not None and type_name(self._schemas.get(channel.schema, ("", "", ""))[0]) == info.type
+        )
 
     # The messages themselves.
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo, plain
+from vjepa_ac_planner.bags.storage import MAX_MESSAGE, RawMessage, Skipped, TopicInfo, plain, type_name
 from vjepa_ac_planner.errors import BagError
 
 _TICK = 10_000
@@ -98,7 +98,7 @@ class SqliteFile:
             self._ids[number] = name
             before = self.topics.get(name)
             total = (count if isinstance(count, int) else 0) + (before.count if before else 0)
-            self.topics[name] = TopicInfo(name, kind, total, text, encoding)
+            self.topics[name] = TopicInfo(name, type_name(kind), total, text, encoding)
         first, last = self._db.execute("SELECT MIN(timestamp), MAX(timestamp) FROM messages").fetchone()
         self.start = first if isinstance(first, int) else None
         self.end = last if isinstance(last, int) else None

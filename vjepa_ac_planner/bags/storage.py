@@ -183,6 +183,12 @@ def unpacked(path: Path) -> Iterator[Path]:
         yield plain
 
 
+def type_name(name: str) -> str:
+    """ROS name of a type in full: the oldest bags left ``msg`` out, as ROS 1 does."""
+    package, slash, kind = name.partition("/")
+    return f"{package}/msg/{kind}" if slash and "/" not in kind else name
+
+
 def plain(data: memoryview) -> memoryview | None:
     """A message, unpacked if it was compressed on its own (rosbag2's ``compression_mode: message``).
 
