@@ -179,7 +179,22 @@ def test_a_table_survives_csv_to_the_last_bit(values, text):
     again = StepTable.from_csv(steps.to_csv())
     for name in NUMBERS:
         assert np.array_equal(again[name], steps[name], equal_nan=True)
+        assert np.array_equal(np.signbit(again[name]), np.signbit(steps[name])) or np.isnan(values).any()
     assert dict(again.texts) == dict(steps.texts)
+
+
+def test_hours_of_recording_fit_in_memory():
+    import tracemalloc
+
+    def rows():
+        for i in range(10_000):
+            yield {name: float(i) for name in NUMBERS} | {"command": "".join(("mo", "ve"))}
+
+    tracemalloc.start()
+    steps = StepTable.from_rows(rows())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(steps) == 10_000 and peak < 3 * 8 * len(NUMBERS) * len(steps)
 
 
 def test_a_table_of_other_columns_is_refused():

@@ -27,7 +27,7 @@ from vjepa_ac_planner.preprocess import frames_to_pixels
 from vjepa_ac_planner.replay.goals import ReplayGoal, goal_at
 from vjepa_ac_planner.replay.recording import Recording, Survey
 from vjepa_ac_planner.replay.scores import moving
-from vjepa_ac_planner.replay.table import StepTable, action_cells
+from vjepa_ac_planner.replay.table import StepTable, TableBuilder, action_cells
 from vjepa_ac_planner.types import STATE_NAMES, FloatArray, Observation, Plan
 
 RANDOM = 8
@@ -104,10 +104,11 @@ class Lockstep:
         actions = found.actions()
         shuffled = _shuffled(actions, self._seed)
         pixels = [self._pixels(goal.goal.frame) for goal in goals]
-        rows: list[dict[str, Any]] = []
+        table, unfinished = TableBuilder(), None
         before: _Prediction | None = None
         last_goal = last_segment = None
         self._safety.reset()
+        number = -1
         for number, sample in enumerate(recording.samples(self._step_seconds, rules)):
             if number >= len(found) or sample.time != found.times[number]:
                 raise InputError(
@@ -138,15 +139,19 @@ class Lockstep:
                 )
             else:
                 before = None
-            rows.append(row)
+            # A row is complete when the next sample has shown what came of it.
+            if unfinished is not None:
+                table.add(unfinished)
+            unfinished = row
             if on_moment is not None:
                 on_moment(moment)
-        if len(rows) != len(found):
+        if number + 1 != len(found) or unfinished is None:
             raise InputError(
-                f"the bag gave {len(found)} samples when it was first read and {len(rows)} now; "
+                f"the bag gave {len(found)} samples when it was first read and {number + 1} now; "
                 "is it still being written?"
             )
-        return Replay(StepTable.from_rows(rows), tuple(goals), found, time.perf_counter() - begin)
+        table.add(unfinished)
+        return Replay(table.table(), tuple(goals), found, time.perf_counter() - begin)
 
     def _moment(
         self,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import sys
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,16 +54,10 @@ class StepTable:
         Raises:
             InputError: a name that is no column.
         """
-        rows = list(rows)
-        unknown = {name for row in rows for name in row} - set(NUMBERS) - set(TEXTS)
-        if unknown:
-            raise InputError(
-                f"steps: unknown columns {sorted(unknown)}; valid: {', '.join((*NUMBERS, *TEXTS))}"
-            )
-        numbers = {
-            name: np.array([float(row.get(name, np.nan)) for row in rows], np.float64) for name in NUMBERS
-        }
-        return cls(numbers, {name: tuple(str(row.get(name, "")) for row in rows) for name in TEXTS})
+        builder = TableBuilder()
+        for row in rows:
+            builder.add(row)
+        return builder.table()
 
     @classmethod
     def from_csv(cls, text: str) -> StepTable:
@@ -91,9 +88,9 @@ class StepTable:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow((*NUMBERS, *TEXTS))
-        columns = [[_cell(value) for value in self.numbers[name]] for name in NUMBERS]
-        columns += [list(self.texts[name]) for name in TEXTS]
-        writer.writerows(zip(*columns, strict=True))
+        numbers = zip(*(self.numbers[name].tolist() for name in NUMBERS), strict=True)
+        texts = zip(*(self.texts[name] for name in TEXTS), strict=True)
+        writer.writerows([*map(_cell, row), *words] for row, words in zip(numbers, texts, strict=True))
         return out.getvalue()
 
     def __len__(self) -> int:
@@ -113,6 +110,35 @@ class StepTable:
         return np.stack([self.numbers[name] for name in STATE_NAMES], axis=-1)
 
 
+class TableBuilder:
+    """Collects rows in little memory: half a kilobyte per step, so that hours of recording fit."""
+
+    def __init__(self) -> None:
+        self._numbers = {name: array("d") for name in NUMBERS}
+        self._texts: dict[str, list[str]] = {name: [] for name in TEXTS}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one step; what it leaves out is NaN or empty.
+
+        Raises:
+            InputError: a name that is no column.
+        """
+        unknown = row.keys() - self._numbers.keys() - self._texts.keys()
+        if unknown:
+            raise InputError(
+                f"steps: unknown columns {sorted(unknown)}; valid: {', '.join((*NUMBERS, *TEXTS))}"
+            )
+        for name, column in self._numbers.items():
+            column.append(float(row.get(name, math.nan)))
+        for name, words in self._texts.items():
+            words.append(sys.intern(str(row.get(name, ""))))
+
+    def table(self) -> StepTable:
+        """All steps so far."""
+        numbers = {name: np.array(column, np.float64) for name, column in self._numbers.items()}
+        return StepTable(numbers, {name: tuple(words) for name, words in self._texts.items()})
+
+
 def action_cells(actor: str, action: npt.ArrayLike | None) -> dict[str, float]:
     """The cells of one action [7]; none at all for None."""
     if action is None:
@@ -122,6 +148,6 @@ def action_cells(actor: str, action: npt.ArrayLike | None) -> dict[str, float]:
 
 
 def _cell(value: float) -> str:
-    if np.isnan(value):
+    if math.isnan(value):
         return ""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else repr(value)
