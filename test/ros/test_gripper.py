@@ -166,7 +166,8 @@ def node(ros):
 
 def test_none_does_nothing_but_check():
     gripper = make_gripper(None, CONFIG)
-    gripper.send(0.5)
+    gripper.send(0.5, measured=0.2)
+    gripper.hold()
     assert (gripper.status(), gripper.problem()) == ("none", None)
     for value in (1.5, -0.1, math.nan, math.inf):
         with pytest.raises(InputError, match=r"closedness must lie in 0 \(open\) \.\. 1 \(closed\)"):
@@ -188,6 +189,7 @@ def test_float_array_follows_the_value_as_openness(node):
     assert until(lambda: len(received) == 4)
     assert received == [[1.0], [0.75], [0.0], [0.0]]
     assert gripper.status() == "float_array: closedness 1.00"
+    gripper.hold()
     gripper.close()
     gripper.close()
     gripper.send(0.5)
@@ -315,7 +317,7 @@ def settle(pair, *values):
 
 def test_it_closes_and_opens_with_the_goals_that_the_hand_needs(pair):
     pair.hand.serve()
-    assert pair.gripper.status() == f"{pair.backend}: as found"
+    assert pair.gripper.status() == f"{pair.backend}: left as it is"
     settle(pair, 0.0, 1.0)
     settle(pair, 0.0)
     assert pair.hand.names() == ["closed", "open"]
@@ -476,6 +478,33 @@ def test_a_late_acceptance_is_cancelled(pair):
     # By the time the hand accepts it, something else may be wanted.
     slow.set()
     assert until(lambda: pair.hand.ended == [(pair.first, "cancelled")])
+
+
+def test_holding_forgets_what_was_not_sent_yet(pair):
+    pair.hand.serve()
+    pair.hand.seconds = 0.5
+    pair.gripper.send(1.0)
+    assert until(lambda: len(pair.hand.goals) == 1)
+    pair.gripper.send(0.0)
+    pair.gripper.hold()
+    assert until(lambda: pair.gripper.status() == f"{pair.backend}: closed")
+    time.sleep(0.3)
+    # Between the thresholds the hand stays as it was told last: closed, not open.
+    pair.gripper.send(0.3, 0.3)
+    time.sleep(0.3)
+    assert pair.hand.names() == ["closed"]
+    settle(pair, 0.0)
+    assert pair.hand.names() == ["closed", "open"]
+
+
+def test_holding_ends_the_attempts(pair):
+    pair.hand.serve()
+    pair.hand.succeed = False
+    pair.gripper.send(1.0)
+    assert until(lambda: "1 aborted" in pair.gripper.status())
+    pair.gripper.hold()
+    time.sleep(1.5)
+    assert (pair.hand.names(), pair.gripper.problem()) == (["closed"], None)
 
 
 def test_closing_leaves_the_goal_in_flight_alone(pair):

@@ -104,6 +104,10 @@ class Gripper(Protocol):
         """
         ...
 
+    def hold(self) -> None:
+        """Forget what has not been sent yet; call it when the arm must hold. A goal in flight goes on."""
+        ...
+
     def status(self) -> str:
         """One line for diagnostics: what the gripper was last told, and what went wrong how often."""
         ...
@@ -165,6 +169,9 @@ class NoGripper:
         """Check the value, and do nothing."""
         checked(closedness)
 
+    def hold(self) -> None:
+        """Nothing to do."""
+
     def status(self) -> str:
         """Always ``none``."""
         return "none"
@@ -194,6 +201,9 @@ class FloatArrayGripper:
             if self._publisher is not None:
                 self._publisher.publish(self._message(data=[1.0 - value]))
                 self._last = value
+
+    def hold(self) -> None:
+        """Nothing to do: every value is sent at once."""
 
     def status(self) -> str:
         """The last value, and whether anybody listens."""

@@ -115,6 +115,13 @@ class ActionGripper:
             if wanted != self._wanted:
                 self._wanted, self._failures, self._not_before = wanted, 0, 0.0
 
+    def hold(self) -> None:
+        """Forget what is wanted; failed goals are not tried again either."""
+        with self._lock:
+            self._wanted = None
+            # What the hand was told last counts, not what it would have been told next.
+            self._hysteresis.state = self._flight.grip if self._flight else self._reached
+
     def status(self) -> str:
         """What is wanted, what is under way for it, and what went wrong how often."""
         with self._lock:
@@ -150,9 +157,9 @@ class ActionGripper:
         if self._flight is not None:
             verb = "opening" if self._flight.grip == "open" else "closing"
             text = f"{verb} for {time.monotonic() - self._flight.started:.1f} s"
-            return text if self._wanted == self._flight.grip else f"{text}, {self._wanted} next"
+            return text if self._wanted in (None, self._flight.grip) else f"{text}, {self._wanted} next"
         if self._wanted is None:
-            return "as found"
+            return self._reached or "left as it is"
         if self._wanted == self._reached:
             return self._wanted
         return self.problem() or f"to be {self._wanted}"
