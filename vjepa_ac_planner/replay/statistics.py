@@ -93,13 +93,10 @@ def rank_correlation(groups: Sequence[tuple[FloatArray, FloatArray]]) -> Estimat
     values = np.array([spearman(x, y) for x, y in usable])
     if len(usable) >= FEWEST_UNITS:
         return ratio(values * sizes, sizes, np.arange(len(usable), dtype=float), int(sizes.sum()))
-    rng, draws = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        picks = [rng.integers(len(x), size=len(x)) for x, _ in usable]
-        drawn = [spearman(x[i], y[i]) for (x, y), i in zip(usable, picks, strict=True)]
-        draws.append(np.average(drawn, weights=sizes))
-    finite = [value for value in draws if math.isfinite(value)]
-    low, high = np.percentile(finite, (2.5, 97.5)) if finite else (math.nan, math.nan)
+    drawn = np.stack([_drawn_spearman(x, y, DRAWS) for x, y in usable])  # [groups, draws]
+    draws = (drawn * sizes[:, None]).sum(0) / sizes.sum()
+    finite = draws[np.isfinite(draws)]
+    low, high = np.percentile(finite, (2.5, 97.5)) if len(finite) else (math.nan, math.nan)
     return Estimate(float(np.average(values, weights=sizes)), float(low), float(high), int(sizes.sum()))
 
 
@@ -133,6 +130,34 @@ def _interval(above: FloatArray, below: FloatArray) -> tuple[float, float]:
         draws.append(tops[bottoms > 0] / bottoms[bottoms > 0])
     low, high = np.percentile(np.concatenate(draws), (2.5, 97.5))
     return float(low), float(high)
+
+
+def _drawn_spearman(x: FloatArray, y: FloatArray, draws: int) -> FloatArray:
+    """[draws] Spearman correlations of points drawn anew from ``n``; NaN where a draw is flat."""
+    rng, found = np.random.default_rng(0), []
+    block = max(1, min(draws, 1_000_000 // len(x)))
+    for first in range(0, draws, block):
+        shares = np.full(len(x), 1.0 / len(x))
+        times = rng.multinomial(len(x), shares, size=min(block, draws - first))  # [block, n]
+        a, b = _drawn_ranks(x, times), _drawn_ranks(y, times)
+        a = a - (times * a).mean(1, keepdims=True)
+        b = b - (times * b).mean(1, keepdims=True)
+        size = np.sqrt((times * a**2).sum(1) * (times * b**2).sum(1))
+        product = (times * a * b).sum(1)
+        found.append(np.divide(product, size, out=np.full(len(size), np.nan), where=size > 0))
+    return np.concatenate(found)
+
+
+def _drawn_ranks(values: FloatArray, times: npt.NDArray[np.int64]) -> FloatArray:
+    """[draws, n] mean ranks of points of which each is there ``times`` [draws, n] times."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
+    counts = np.add.reduceat(times[:, order], starts, axis=1)  # [draws, different values]
+    ranks = np.cumsum(counts, axis=1) - (counts - 1) / 2.0
+    spread = np.repeat(ranks, np.diff(starts, append=len(values)), axis=1)
+    unsorted = np.empty_like(spread)
+    unsorted[:, order] = spread
+    return unsorted
 
 
 def _ranks(values: FloatArray) -> FloatArray:
