@@ -6,7 +6,9 @@ The seeds decide everything: a number that fails can be run again by itself with
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
+import sqlite3
 import struct
 import sys
 import time
@@ -71,6 +73,14 @@ def seeds(tmp_path_factory, make_franka):
                 Step(i, now, goal, None, Command("hold", now.state.vector, 0.25), (), "x", "", {})
             )
     made.append(folder / "run")
+    source = shutil.copytree(folder / "sqlite", folder / "recorder")
+    database = sqlite3.connect(source / "sqlite.db3")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("UPDATE messages SET data = data WHERE id > 10")
+    database.commit()
+    made.append(shutil.copytree(source, folder / "log"))
+    (folder / "log" / "sqlite.db3-shm").unlink()
+    database.close()
     lz4 = folder / "lz4"
     lz4.mkdir()
     write_lz4(lz4 / "lz4.mcap", folder / "mcap" / "mcap.mcap")

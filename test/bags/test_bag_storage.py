@@ -290,3 +290,32 @@ def test_type_names_of_the_oldest_bags(make, drive, tmp_path):
         database.execute("UPDATE topics SET type = replace(type, '/msg/', '/')")
     _, storage, _ = read(bag)
     assert storage.topics["/ee_pose"].type == "geometry_msgs/msg/PoseStamped"
+
+
+def test_damage_is_counted_once_however_often_it_is_read(make, drive, tmp_path):
+    bag = make.write(tmp_path / "bag", drive(1.0), "sqlite3")
+    with sqlite3.connect(bag / "bag.db3") as database:
+        database.execute("UPDATE messages SET data = 'text' WHERE id = 3")
+    skipped = Skipped()
+    storage = open_storage(bag, skipped)
+    for _ in range(3):
+        assert sum(1 for _ in storage.messages(set(storage.topics))) == 124
+    assert skipped == {"damaged row": 1}
+    storage.close()
+
+
+def test_a_write_ahead_log_left_by_a_killed_recorder_is_read(make, drive, tmp_path):
+    bag = make.write(tmp_path / "bag", drive(1.0), "sqlite3")
+    database = sqlite3.connect(bag / "bag.db3")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(
+        "INSERT INTO messages (topic_id, timestamp, data) SELECT 1, timestamp + 5e9, data FROM messages"
+    )
+    database.commit()
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("bag.db3", "bag.db3-wal"):
+        shutil.copy(bag / name, killed / name)
+    database.close()
+    found, _, skipped = read(killed)
+    assert len(found) == 250 and not skipped

@@ -41,16 +41,12 @@ def describe(
         tracks = {name: _Track(info.type in STAMPED) for name, info in bag.infos.items()}
         for info, received, data in bag.messages():
             tracks[info.name].add(received, bag.stamp(data) if tracks[info.name].stamped else None)
-        before = dict(bag.skipped)
         count, segments, problem = 0, 0, None
         try:
             for sample in bag.samples(step_seconds, rules):
                 count, segments = count + 1, sample.segment + 1
         except BagError as error:
             problem = str(error)
-        for reason, times in before.items():  # damage of the file was met twice
-            if bag.skipped[reason] == 2 * times:
-                bag.skipped[reason] = times
         resampler = bag.resampler
         return {
             "start": bag.start,

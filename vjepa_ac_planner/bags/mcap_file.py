@@ -63,7 +63,8 @@ class McapFile:
     """
 
     def __init__(self, path: Path, skipped: Skipped) -> None:
-        self._path, self._skipped = path, skipped
+        # Named without its folder: one that was unpacked is somewhere else each time.
+        self._path, self._name, self._skipped = path, path.name, skipped
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._channels: dict[int, _Channel] = {}
         self._chunks: list[_Chunk] = []
@@ -104,7 +105,8 @@ class McapFile:
             if low <= received < high:
                 message = plain(data)
                 if message is None:
-                    self._skipped["message that cannot be decompressed"] += 1
+                    place = self._name, channel, received
+                    self._skipped.once("message that cannot be decompressed", *place)
                 else:
                     yield RawMessage(names[channel], received, message)
 
@@ -123,7 +125,7 @@ class McapFile:
             return False
         summary = self._read(begin, length)
         if crc and zlib.crc32(tail[:25], zlib.crc32(summary)) != crc:
-            self._skipped["damaged index"] += 1
+            self._skipped.once("damaged index", self._name)
             return False
         chunks = None
         try:
@@ -141,7 +143,7 @@ class McapFile:
                 else:
                     self._define(operation, content)
         except (BagError, struct.error, ValueError, KeyError):
-            self._skipped["damaged index"] += 1
+            self._skipped.once("damaged index", self._name)
             return False
         # Without statistics it is not known whether messages lie outside the chunks.
         if chunks is None or chunks != len(self._chunks) or not self._channels:
@@ -200,7 +202,7 @@ class McapFile:
         if chunk is not None:
             self._settle(chunk)
         if not ended:
-            self._skipped["file cut short: read up to the cut"] += 1
+            self._skipped.once("file cut short: read up to the cut", self._name)
 
     def _settle(self, chunk: _Chunk) -> None:
         """Count what is in a chunk; look inside only where its index does not tell."""
@@ -238,7 +240,7 @@ class McapFile:
         try:
             self._define(operation, content)
         except (BagError, struct.error, ValueError):
-            self._skipped["damaged schema or channel"] += 1
+            self._skipped.once("damaged schema or channel", self._name)
 
     def _define(self, operation: int, content: memoryview) -> None:
         """Take note of a schema or channel record; the first of a number holds."""
@@ -259,12 +261,12 @@ class McapFile:
         for number, channel in self._channels.items():
             name, encoding, text = self._schemas.get(channel.schema, ("", "", ""))
             if channel.encoding != "cdr":
-                self._skipped[f"topic in unknown serialization {channel.encoding!r}"] += 1
+                self._skipped.once(f"topic in unknown serialization {channel.encoding[:20]!r}", number)
                 continue
             name = type_name(name)
             before = topics.get(channel.topic)
             if before is not None and before.type != name:
-                self._skipped[f"second type on topic {channel.topic}"] += 1
+                self._skipped.once(f"second type on topic {channel.topic[:80]}", number)
                 continue
             count = self._counts.get(number, 0) + (before.count if before else 0)
             topics[channel.topic] = TopicInfo(channel.topic, name, count, text, encoding)
@@ -327,7 +329,7 @@ class McapFile:
                         messages.append((channel, received, content[_MESSAGE_HEAD.size :]))
                         size += len(content)
         except BagError:
-            self._skipped["damaged chunk"] += 1
+            self._skipped.once("damaged chunk", self._name, chunk.offset)
         messages.sort(key=lambda message: message[1])
         return messages, size
 

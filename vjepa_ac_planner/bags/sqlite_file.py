@@ -19,8 +19,8 @@ class SqliteFile:
     """One ``.db3`` file; implements :class:`~vjepa_ac_planner.bags.storage.Storage`.
 
     Rows are read in the order in which they were written, so nothing is sorted and memory stays small
-    also where the index on time is missing. The file is opened read-only and immutable; its journal, if a
-    recorder was killed, is not replayed, and rows that were not committed are not seen.
+    also where the index on time is missing. The file is opened read-only. A write-ahead log that a killed
+    recorder left beside it is read too; rows that were not committed are not seen.
 
     Args:
         path: the file.
@@ -31,22 +31,18 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path, skipped: Skipped) -> None:
-        self._path, self._skipped = path, skipped
+        # Named without its folder: one that was unpacked is somewhere else each time.
+        self._path, self._name, self._skipped = path, path.name, skipped
         self._budget = 0
-        log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size:
-            skipped["write-ahead log not read (open and close the file with sqlite3 to merge it)"] += 1
         # A damaged tree of pages can send SQLite round in circles: its work is bounded by the file's size.
         self._allowance = 2000 + path.stat().st_size // 16
+        log = path.with_name(path.name + "-wal")
+        logged = log.exists() and log.stat().st_size > 0
         try:
-            uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
-            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise BagError(f"{path}: cannot be opened ({error})") from error
-        self._db.set_progress_handler(self._tick, _TICK)
-        try:
-            self._db.execute("PRAGMA trusted_schema = OFF")
-            self._db.execute("PRAGMA cell_size_check = ON")
+            if not (logged and self._opened("mode=ro")):
+                if logged:  # damaged, or its index cannot be made in a folder that is not ours to write to
+                    skipped.once("write-ahead log that cannot be read", self._name)
+                self._opened("mode=ro&immutable=1", check=False)
             self._refill()
             self._list()
         except (sqlite3.Error, ValueError, TypeError, OverflowError, MemoryError) as error:
@@ -56,15 +52,30 @@ class SqliteFile:
             self.close()
             raise
 
+    def _opened(self, how: str, check: bool = True) -> bool:
+        """Open the file; False if it was to be checked and cannot be read this way."""
+        uri = f"file:{quote(str(self._path.resolve()))}?{how}"
+        self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        self._db.set_progress_handler(self._tick, _TICK)
+        self._refill()
+        try:
+            self._db.execute("PRAGMA trusted_schema = OFF")
+            self._db.execute("PRAGMA cell_size_check = ON")
+            if check:
+                self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error:
+            if not check:
+                raise
+            self._db.close()
+            return False
+        return True
+
     def _tick(self) -> int:
         self._budget -= _TICK
         return int(self._budget < 0)  # anything but 0 interrupts the statement
 
     def _refill(self) -> None:
         self._budget = 200 * self._allowance
-
-    def _columns(self, table: str) -> set[str]:
-        return {str(row[1]) for row in self._db.execute(f"PRAGMA table_info({table})")}
 
     def _list(self) -> None:
         tables = {
@@ -88,10 +99,10 @@ class SqliteFile:
             "SELECT id, name, type, serialization_format FROM topics"
         ):
             if not (isinstance(number, int) and isinstance(name, str) and isinstance(kind, str)):
-                self._skipped["damaged topic row"] += 1
+                self._skipped.once("damaged topic row", self._name, repr(number)[:40])
                 continue
             if form != "cdr":
-                self._skipped[f"topic in unknown serialization {form!r}"] += 1
+                self._skipped.once(f"topic in unknown serialization {form!r:.40}", number)
                 continue
             encoding, text = definitions.get(kind, ("", ""))
             count = counts.get(number, 0)
@@ -134,18 +145,18 @@ class SqliteFile:
                     raise sqlite3.DatabaseError("rows come in circles")
                 last = number
                 if not isinstance(received, int) or not isinstance(data, bytes):
-                    self._skipped["damaged row"] += 1
+                    self._skipped.once("damaged row", self._name, number)
                 elif len(data) > MAX_MESSAGE:
-                    self._skipped["message beyond 256 MiB"] += 1
+                    self._skipped.once("message beyond 256 MiB", self._name, number)
                 elif (message := plain(memoryview(data))) is None:
-                    self._skipped["message that cannot be decompressed"] += 1
+                    self._skipped.once("message that cannot be decompressed", self._name, number)
                 else:
                     yield RawMessage(wanted[topic], received, message)
         except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError, MemoryError):
             # What follows cannot be reached any more: the pages are linked.
-            self._skipped["database damaged: rest not read"] += 1
+            self._skipped.once("database damaged: rest not read", self._name)
 
     def close(self) -> None:
         """Free the file; safe to call twice."""
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, AttributeError):  # also before it was opened
             self._db.close()

@@ -71,6 +71,20 @@ class Storage(Protocol):
 class Skipped(Counter[str]):
     """Counts, by reason, of what could not be used."""
 
+    _SEEN = 100_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[object, ...]] = set()
+
+    def once(self, reason: str, *place: object) -> None:
+        """Count damage at one place of a file once, however often it is read."""
+        key = (reason, *place)
+        if key not in self._seen:
+            if len(self._seen) < self._SEEN:
+                self._seen.add(key)
+            self[reason] += 1
+
 
 def open_storage(paths: str | Path | Sequence[str | Path], skipped: Skipped) -> Storage:
     """Open a recording.
@@ -112,7 +126,7 @@ class SplitStorage:
                     topics, start, end = part.topics, part.start, part.end
             except BagError as error:
                 problem = problem or error
-                skipped[f"unreadable file {path.name}"] += 1
+                skipped.once(f"unreadable file {path.name}", path)
                 continue
             self._merge(topics)
             if start is not None and end is not None:
@@ -220,7 +234,7 @@ def _files(path: Path, skipped: Skipped) -> list[Path]:
     files = [path / name for name in listed]
     for file in files:
         if not file.exists():
-            skipped[f"missing file {file.name}"] += 1
+            skipped.once(f"missing file {file.name}", file)
     there = [file for file in files if file.exists()]
     if not there:
         raise BagError(f"{path}: metadata.yaml names {', '.join(listed) or 'no file'}, none is there")
@@ -240,7 +254,7 @@ def _listed(metadata: Path, skipped: Skipped) -> list[str] | None:
         # Old versions wrote paths with folders; never leave the bag's own.
         return [Path(str(name)).name for name in names]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError):
-        skipped["damaged metadata.yaml"] += 1
+        skipped.once("damaged metadata.yaml", metadata)
         return None
 
 
