@@ -290,10 +290,10 @@ class Hand:
 
     def stop(self):
         self.release.set()
-        for server in self.servers:
-            server.destroy()
         self.executor.shutdown()
         self.thread.join(10.0)
+        for server in self.servers:
+            server.destroy()
         self.node.destroy_node()
 
 
