@@ -82,6 +82,14 @@ def test_random_actions_are_not_those_that_the_search_begins_with(walk, make_pla
     assert tuple(drawn) not in seen
 
 
+def test_chance_is_what_random_actions_get(walk, make_planner, safety):
+    way = [[0.02, -0.03, 0.01], [-0.02, 0.03, 0.01]] * 20
+    done = replay(make_planner(), walk(way), safety)
+    found = score([Replayed(done.steps, (0, 1, 2), 0.25)])
+    assert found["sign_agreement"]["baselines"]["random"] == pytest.approx(0.5, abs=0.04)
+    assert found["cosine_mean"]["baselines"]["random"] == pytest.approx(0.0, abs=0.08)
+
+
 def test_actions_do_not_cross_a_gap(walk, make_planner, safety):
     segments = [0] * 4 + [1] * 5
     steps = replay(make_planner(), walk(STRAIGHT, segments), safety).steps

@@ -221,6 +221,14 @@ def test_charts_know_which_step_a_picture_shows(make_page):
     assert re.findall(r'<figure data-at="(\d+)"', page) == ["0", "1", "2", "3"]
 
 
+def test_pictures_name_the_goal_that_was_planned_for(make_page):
+    page = make_page(goals=tuple(View(f"goal {i}", picture(), picture(16)) for i in range(2)))
+    film = tuple(replace(frame, goal=i // 2) for i, frame in enumerate(page.film))
+    html = render_replay(replace(page, film=film))
+    assert re.findall(r'data-goal="([^"]+)"', html) == ["goal-0", "goal-0", "goal-1", "goal-1"]
+    assert re.findall(r"<figure id=(goal-\d)", html) == ["goal-0", "goal-1"]
+
+
 def test_thresholds_are_told(make_page):
     met = render_replay(make_page(verdict=replace(VERDICT, asked=2)))
     assert "All 2 thresholds that were asked for are met." in text_of(met)

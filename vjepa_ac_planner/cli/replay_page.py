@@ -51,11 +51,13 @@ class Film:
         self.frames: list[FilmFrame] = []
         self.start: Frame | None = None
         """The first frame."""
+        self._goal = 0
         self._seconds: dict[str, list[float]] = {}
         self.landscapes: list[Landscape] = []
 
     def on_moment(self, moment: Moment) -> None:
         """Keep what is needed of one sample."""
+        self._goal = self._goal if moment.goal is None else moment.goal
         self.start = self.start or moment.sample.observation.frame
         for stage, seconds in ({} if moment.plan is None else moment.plan.timings).items():
             self._seconds.setdefault(stage, []).append(seconds)
@@ -113,6 +115,7 @@ class Film:
             numbers=tuple(numbers),
             recorded=moment.recorded,
             planned=None if plan is None else plan.action,
+            goal=self._goal,
         )
 
     def _slices(self, moment: Moment) -> list[Landscape]:

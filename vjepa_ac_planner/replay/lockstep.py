@@ -26,12 +26,12 @@ from vjepa_ac_planner.planning.proposals import ActionSpace
 from vjepa_ac_planner.preprocess import frames_to_pixels
 from vjepa_ac_planner.replay.goals import ReplayGoal, goal_at
 from vjepa_ac_planner.replay.recording import Recording, Survey
-from vjepa_ac_planner.replay.scores import moving
+from vjepa_ac_planner.replay.scores import cosines, moving, signs_agree
 from vjepa_ac_planner.replay.table import StepTable, TableBuilder, action_cells
 from vjepa_ac_planner.types import STATE_NAMES, FloatArray, Observation, Plan
 
-RANDOM = 8
-"""Random actions that each step is compared with; the first of them is the random baseline."""
+RANDOM = 16
+"""Random actions that each step is compared with."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,8 @@ class Lockstep:
         horizon = self._planner.config.horizon
         known = len(following) >= horizon and bool(np.isfinite(following[:horizon]).all())
         prediction = self._rate(row, candidates, energy, plan is not None, known)
+        if moment.recorded is not None:
+            row |= self._chance(moment.recorded, candidates[-RANDOM:, 0].cpu().double().numpy())
         if not np.isfinite(shuffled).all():
             prediction.shuffled = False
         if plan is not None:
@@ -258,6 +260,15 @@ class Lockstep:
             row["energy_recorded"] = energies[1]
             row["random_worse"] = float(np.mean([value > energies[1] for value in energies[5:]]))
         return _Prediction(row, energy.z0, evidence.latents[:4, 0].clone())
+
+    def _chance(self, recorded: FloatArray, draws: FloatArray) -> dict[str, float]:
+        """How well random actions [RANDOM, 7] agree with the recorded one [7], on average."""
+        repeated = np.tile(recorded, (len(draws), 1))
+        agree, _ = signs_agree(repeated, draws, ActionSpace(self._planner.config.search, 1).axes)
+        return {
+            "random_agree": float(agree.mean()),
+            "random_cosine": float(cosines(repeated, draws)[0].mean()),
+        }
 
     def _goal_cells(
         self, sample: Sample, goal: ReplayGoal, number: int, pixels: Tensor

@@ -27,7 +27,7 @@ DEAD_ZONE = np.array([0.005] * 3 + [math.radians(1.0)] * 3 + [0.1])
 at all is wrong."""
 
 BASELINES = ("zero", "random", "previous")
-"""Whose actions are scored beside the plans': standing still, a draw from the planner's first proposal,
+"""Whose actions are scored beside the plans': standing still, draws from the planner's first proposal,
 a copy of the recorded action one step before. The last has seen what the robot does: where motion is
 smooth it is hard to beat, without knowing any goal."""
 
@@ -80,8 +80,8 @@ def score(bags: Sequence[Replayed]) -> dict[str, Any]:
         "compared": int(compared.sum()),
         "axes": [ACTION_NAMES[axis] for axis in axes],
         "dead_zone": dict(zip(ACTION_NAMES, DEAD_ZONE.tolist(), strict=True)),
-        "sign_agreement": _signs(chosen, axes, bag[compared]),
-        "cosine_mean": _cosine(chosen, bag[compared]),
+        "sign_agreement": _signs(chosen, axes, bag[compared], column("random_agree")[compared]),
+        "cosine_mean": _cosine(chosen, bag[compared], column("random_cosine")[compared]),
         "gripper_f1": _gripper(chosen, axes),
         "errors": _errors(chosen, axes),
         "energy": _energy(column, compared, bag),
@@ -132,27 +132,33 @@ def gripper_f1(recorded: FloatArray, other: FloatArray) -> float:
     return 2 * right / (wanted + made) if wanted + made > 0 else math.nan
 
 
-def _signs(actions: dict[str, FloatArray], axes: Sequence[int], bags: FloatArray) -> dict[str, Any]:
+def _signs(
+    actions: dict[str, FloatArray], axes: Sequence[int], bags: FloatArray, chance: FloatArray
+) -> dict[str, Any]:
     recorded = actions["recorded"]
+    _, counted = signs_agree(recorded, recorded, axes)
+    random = float(chance.sum() / counted.sum()) if counted.any() else math.nan
 
     def estimate(actor: str, which: Sequence[int]) -> Estimate:
         return share(*signs_agree(recorded, actions[actor], which), bags)
 
     return {
         **estimate("planned", axes).record(),
-        "baselines": {name: estimate(name, axes).value for name in BASELINES},
+        "baselines": {name: estimate(name, axes).value for name in BASELINES} | {"random": random},
         "by_axis": {ACTION_NAMES[axis]: estimate("planned", [axis]).record() for axis in axes},
     }
 
 
-def _cosine(actions: dict[str, FloatArray], bags: FloatArray) -> dict[str, Any]:
+def _cosine(actions: dict[str, FloatArray], bags: FloatArray, chance: FloatArray) -> dict[str, Any]:
     def estimate(actor: str) -> Estimate:
         values, counted = cosines(actions["recorded"], actions[actor])
         return ratio(values[counted], np.ones(int(counted.sum())), bags[counted])
 
+    _, moved = cosines(actions["recorded"], actions["recorded"])
+    random = _mean(chance[moved])
     return {
         **estimate("planned").record(),
-        "baselines": {name: estimate(name).value for name in BASELINES},
+        "baselines": {name: estimate(name).value for name in BASELINES} | {"random": random},
     }
 
 

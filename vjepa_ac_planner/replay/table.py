@@ -26,13 +26,16 @@ NUMBERS = (
     *STATE_NAMES,
     *(f"{actor}_{name}" for actor in ACTORS for name in ACTION_NAMES),
     "energy", "energy_planned", "energy_zero", "energy_recorded", "energy_previous", "energy_random",
-    "random_worse", "improves",
+    "random_worse", "random_agree", "random_cosine", "improves",
     "distance", "pixels",
     "surprise", "surprise_copy", "surprise_shuffled", "surprise_zero",
     "image_age", "state_age", "skew", "plan_seconds",
 )  # fmt: skip
 """Numeric columns; NaN (an empty cell) where a step has no such thing. Actions are in metres, radians
-and closedness, energies and surprises mean absolute differences of latents, times seconds."""
+and closedness, energies and surprises mean absolute differences of latents, times seconds. Several random
+actions are drawn at each step: the ``random_`` actions are the first; ``random_agree`` (signs that agree
+with the recorded action), ``random_cosine``, ``random_worse`` (share rated below it) and ``energy_random``
+are means over all."""
 TEXTS = ("command", "limits", "reason", "error")
 """Text columns: what left the safety layer in the shadow (``move``, ``hold``), the limits it met, each
 with what it did (``max_translation (limited)``), the same at length, and why there is no plan."""

@@ -14,6 +14,8 @@
     steps.forEach((figure, i) => figure.classList.toggle("active", i === k));
     stage.replaceChildren(steps[k].querySelector(".view").cloneNode(true));
     numbers.replaceChildren(...[...steps[k].querySelector(".detail").children].map((part) => part.cloneNode(true)));
+    const goal = document.getElementById(steps[k].dataset.goal ?? "goal");
+    player.querySelector(".goal").replaceChildren(...goal.cloneNode(true).children);
     const at = +(steps[k].dataset.at ?? k); // where not every step has a picture
     document.querySelectorAll("svg .cursor").forEach((line) => {
       const x = Math.min(+line.dataset.first + at * +line.dataset.step, +line.dataset.last);
@@ -36,7 +38,6 @@
     }, 700);
   };
 
-  player.querySelector(".goal").replaceChildren(...document.querySelector("figure#goal").cloneNode(true).children);
   slider.max = steps.length - 1;
   slider.addEventListener("input", () => { stop(); show(+slider.value); });
   button.addEventListener("click", () => (timer ? stop() : play()));

@@ -119,7 +119,7 @@ def _goals(page: ReplayPage) -> str:
         f"<figcaption><b>Start</b>, {escape(page.start.name)}</figcaption></figure>"
     )
     figures = start + "".join(
-        f"<figure{' id=goal' if i == 0 else ''}>{picture(view.image, inset=view.seen, alt=view.name)}"
+        f"<figure id=goal-{i}>{picture(view.image, inset=view.seen, alt=view.name)}"
         f"<figcaption><b>{titles[i]}</b>, {escape(view.name)}</figcaption></figure>"
         for i, view in enumerate(page.goals)
     )
@@ -135,7 +135,7 @@ def _goals(page: ReplayPage) -> str:
 def _film(page: ReplayPage) -> str:
     scale = _scale(page)
     frames = "".join(
-        f'<figure data-at="{frame.step}">'
+        f'<figure data-at="{frame.step}" data-goal="goal-{frame.goal}">'
         f"{picture(frame.image, compass(frame.recorded, frame.planned, scale), alt=f'step {frame.step}')}"
         f"<figcaption><span>step {frame.step}</span><span>{frame.seconds:.1f} s</span></figcaption>"
         f'<div class="detail"><h3>Step {frame.step}, {frame.seconds:.2f} s</h3>'

@@ -35,6 +35,8 @@ class FilmFrame:
     """[7] what the robot did next; None at the end of a stretch."""
     planned: Points | None
     """[7] what the planner would have done; None without a plan."""
+    goal: int = 0
+    """Which goal was planned for; the last one behind it."""
 
 
 @dataclass(frozen=True)
