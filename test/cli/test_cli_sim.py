@@ -58,3 +58,18 @@ def test_the_oracle_succeeds(command, tmp_path, read_json):
     out = tmp_path / "oracle.json"
     assert command("sim", "oracle", "--task", "reach", "--trials", 2, "--require", 1, "--json", out)[0] == 0
     assert read_json(out)["success_rate"] == 1.0
+
+
+def test_recorded_episodes_are_bags_that_hold_the_whole_run(command, tmp_path):
+    pytest.importorskip("rosbags")
+    from vjepa_ac_planner.bags.reader import Bag
+
+    assert command("sim", "eval", "--trials", 1, "--seed", 7, "--record", tmp_path / "bags")[0] == 0
+    with Bag.open(tmp_path / "bags" / "reach-7.mcap") as bag:
+        steps = [record.index for record in bag.plans()]
+        assert steps == list(range(len(steps))) and 3 <= len(steps) <= 12
+        assert bag.run.seed == 7000 and bag.run.extra == {"task": "reach", "task_seed": 7}
+        assert len(list(bag.samples(bag.run.step_seconds))) == len(steps) + 1
+        assert len(bag.goals()) == 1
+    code, _, err = command("sim", "eval", "--policy", "random", "--record", tmp_path)
+    assert code == 2 and "--record: received with policy 'random'" in err

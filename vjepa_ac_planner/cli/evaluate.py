@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +22,9 @@ from vjepa_ac_planner.sim.panda import PandaSim, SimConfig
 from vjepa_ac_planner.sim.tasks import Task, make_task
 from vjepa_ac_planner.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from vjepa_ac_planner.bags.record import RunRecorder
+
 
 @dataclass(frozen=True)
 class Job:
@@ -29,6 +35,8 @@ class Job:
     device: str
     dtype: str
     preset: str
+    record: Path | None = None
+    """Folder for one bag per episode."""
 
 
 def evaluate(job: Job, seeds: range, processes: int) -> Iterator[ReachResult]:
@@ -63,7 +71,26 @@ class Runner:
         task = make_task("reach", seed, self._sim)
         # Seeds of searches are far apart, so that no two episodes share their noise.
         loop = LoopConfig(seed=1000 * seed)
-        return reach_result(task, run_episode(self._sim, task, self._policy(task), loop=loop))
+        policy = self._policy(task)
+        with self._recorder(task, loop.seed) as recorder:
+            on_step = None if recorder is None else recorder.on_step
+            episode = run_episode(self._sim, task, policy, loop=loop, on_step=on_step)
+            if recorder is not None:
+                recorder.end(episode.final)
+        return reach_result(task, episode)
+
+    def _recorder(self, task: Task, seed: int) -> AbstractContextManager[RunRecorder | None]:
+        if self._job.record is None or self._planner is None:
+            return nullcontext()
+        from vjepa_ac_planner.bags.record import RunRecorder
+        from vjepa_ac_planner.bags.records import RunInfo
+
+        weights = find_model(self._job.model).require_weights()
+        run = RunInfo.of(self._planner, weights, seed, task=task.name, task_seed=task.seed)
+        path = self._job.record / f"{task.name}-{task.seed}.mcap"
+        recorder = RunRecorder(path, run, base_frame="panda_link0")
+        recorder.goals(task.goals[-1:])
+        return recorder
 
     def _policy(self, task: Task) -> Plans:
         if self._planner is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command, group
 from vjepa_ac_planner.cli.console import complain, say, write_json
+from vjepa_ac_planner.errors import InputError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.sim.evaluate import ReachResult
@@ -32,6 +34,7 @@ policies:
 examples:
   vjepa-ac sim eval --task reach --trials 100 --seed 100000 --json reach.json
   vjepa-ac sim eval --trials 20 --policy random
+  vjepa-ac sim eval --trials 20 --seed 60000 --record bags
   vjepa-ac sim eval --trials 50 --require 0.9     (exit code 1 below 90 %)
 """
 
@@ -53,6 +56,12 @@ def add_parser(commands: Any) -> None:
         default=1,
         metavar="N",
         help="episodes at a time; they share the cores, so plan times grow (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="write every episode of the planner as a bag into DIR, for `vjepa-ac replay`",
     )
     oracle = command(
         sim, "oracle", run_oracle, "run the scripted solution, which knows where everything is"
@@ -87,7 +96,9 @@ def run_eval(args: argparse.Namespace) -> int:
     description = find_model(args.model).description
     preset = args.preset or description.preset
     seeds = range(args.seed, args.seed + args.trials)
-    job = Job(args.policy, args.model, args.device, args.dtype, preset)
+    if args.record and args.policy != "planner":
+        raise InputError(f"--record: received with policy {args.policy!r}, allowed with 'planner' only")
+    job = Job(args.policy, args.model, args.device, args.dtype, preset, args.record)
     who = f"policy {args.policy}, model {description.name}, preset {preset}"
     say(f"{args.task}, seeds {seeds.start}..{seeds.stop - 1}, {who}")
     begin = time.perf_counter()
