@@ -30,7 +30,7 @@ from launch.actions import DeclareLaunchArgument  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 
-from vjepa_ac_planner.ros.sim_node import OPTIONS  # noqa: E402
+from vjepa_ac_planner.ros.sim_options import OPTIONS  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "launch"
 RUN = """

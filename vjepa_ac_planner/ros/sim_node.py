@@ -13,17 +13,14 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import rclpy
-from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -38,11 +35,13 @@ from vjepa_ac_planner.ros.frames import FrameChain
 from vjepa_ac_planner.ros.gripper import GripperConfig
 from vjepa_ac_planner.ros.images import compress, from_rgb
 from vjepa_ac_planner.ros.profile import load_profile
+from vjepa_ac_planner.ros.sim_messages import camera_info, joint_state
+from vjepa_ac_planner.ros.sim_options import declare
 from vjepa_ac_planner.ros.stamps import to_seconds, to_stamp
 from vjepa_ac_planner.sim.live import LiveArm, LiveCamera, Tick
 from vjepa_ac_planner.sim.panda import PandaSim, SimConfig
 from vjepa_ac_planner.sim.setpoints import StreamStatistics
-from vjepa_ac_planner.sim.tasks import TASKS, Task, make_task
+from vjepa_ac_planner.sim.tasks import Task, make_task
 
 T = TypeVar("T")
 
@@ -58,34 +57,6 @@ LATCHED = QoSProfile(
 )
 
 
-@dataclass(frozen=True)
-class Option:
-    """One parameter of the node."""
-
-    default: Any
-    description: str
-    low: float | None = None
-    high: float | None = None
-    read_only: bool = True
-
-
-OPTIONS = {
-    "robot": Option("sim", "robot profile: topics and frames; a name in config/robots or a YAML file"),
-    "task": Option("reach", f"one of {', '.join(TASKS)}; takes effect at ~/reset", read_only=False),
-    "seed": Option(
-        0, "start, goal and the places of cup and box; takes effect at ~/reset", 0, 2**31 - 1, False
-    ),
-    "width": Option(192, "image width [pixels]; panda-sim was trained on images of 192", 16, 4096),
-    "height": Option(192, "image height [pixels]", 16, 4096),
-    "detail": Option(
-        "full", "full: as trained; low: no shadows, few triangles, drawn in a third of the time"
-    ),
-    "rate": Option(15.0, "images per simulated second [Hz]", 0.1, 60.0),
-    "publish_clock": Option(True, "publish /clock, and stamp on it; else everything has system time"),
-    "real_time_factor": Option(1.0, "simulated seconds per second", 0.05, 10.0),
-}
-
-
 class SimNode(Node):
     """The node ``sim``.
 
@@ -98,8 +69,7 @@ class SimNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("sim", **options)
-        for name, option in OPTIONS.items():
-            _declare(self, name, option)
+        declare(self)
         profile = load_profile(self._value("robot"))
         self._topics, frames = profile.topics, profile.frames
         # The robot's side of the chain: it reports the state frame, and understands the command frame.
@@ -181,8 +151,8 @@ class SimNode(Node):
         self._ticks += 1
         if self._ticks % JOINTS_EVERY == 0:
             names = (*JOINT_NAMES, *self._fingers)
-            self._joints.publish(_joint_state(stamp, names, tick.joints))
-            self._gripper.publish(_joint_state(stamp, self._fingers, tick.joints[7:]))
+            self._joints.publish(joint_state(stamp, names, tick.joints))
+            self._gripper.publish(joint_state(stamp, self._fingers, tick.joints[7:]))
 
     def _watched(self) -> bool:
         return any(publisher.get_subscription_count() for publisher in (self._image, self._compressed))
@@ -195,7 +165,11 @@ class SimNode(Node):
         if self._compressed.get_subscription_count():
             self._compressed.publish(compress(rgb, stamp, CAMERA_FRAME))
         if self._info.get_subscription_count():
-            self._info.publish(_camera_info(self._scene, stamp))
+            self._info.publish(self._camera_info(stamp))
+
+    def _camera_info(self, stamp: Any) -> CameraInfo:
+        scene = self._scene
+        return camera_info(scene.width, scene.height, scene.camera_fovy, stamp, CAMERA_FRAME)
 
     # What it takes.
 
@@ -340,41 +314,6 @@ async def _answer(
     except PlannerError as error:
         response.message, response.success = str(error), False
     return response
-
-
-def _declare(node: Node, name: str, option: Option) -> None:
-    descriptor = ParameterDescriptor(description=option.description, read_only=option.read_only)
-    if option.low is not None and option.high is not None:
-        if isinstance(option.default, int):
-            low, high = int(option.low), int(option.high)
-            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
-        else:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=option.low, to_value=option.high)
-            ]
-    try:
-        node.declare_parameter(name, option.default, descriptor)
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ConfigError(f"parameter {name}: {error}") from error
-
-
-def _joint_state(stamp: Time, names: Sequence[str], positions: npt.NDArray[np.float64]) -> JointState:
-    message = JointState(name=list(names), position=positions.tolist())
-    message.header.stamp = stamp
-    return message
-
-
-def _camera_info(scene: SimConfig, stamp: Time) -> CameraInfo:
-    """An ideal pinhole; the centre of the top-left pixel is (0, 0), as ROS has it."""
-    focal = scene.height / 2 / np.tan(np.radians(scene.camera_fovy) / 2)
-    x, y = (scene.width - 1) / 2, (scene.height - 1) / 2
-    message = CameraInfo(height=scene.height, width=scene.width, distortion_model="plumb_bob")
-    message.header.stamp, message.header.frame_id = stamp, CAMERA_FRAME
-    message.d = [0.0] * 5
-    message.k = [focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0]
-    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    message.p = [focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0]
-    return message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
