@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -521,3 +522,50 @@ def test_closing_leaves_the_goal_in_flight_alone(pair):
     time.sleep(0.3)
     assert pair.hand.names() == ["closed"]
     assert pair.hand.ended[0][1] is True
+
+
+PLANNER = """
+import subprocess
+import sys
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from vjepa_ac_planner.ros.gripper import GripperConfig, make_gripper
+
+rclpy.init()
+node = rclpy.create_node("planner_under_test")
+executor = SingleThreadedExecutor()
+executor.add_node(node)
+gripper = make_gripper(node, GripperConfig(backend=sys.argv[1], name="hand"))
+gripper.send(float(sys.argv[2]), 0.5)
+while not gripper.status().endswith((": open", ": closed")):
+    executor.spin_once(timeout_sec=0.1)
+print(gripper.status(), gripper.problem())
+"""
+
+
+@pytest.mark.parametrize("backend", ["grasp", "gripper_command"])
+def test_a_planner_that_is_killed_leaves_the_hand_to_its_goal_and_its_heir_takes_over(ros, backend):
+    hand = Hand(backend).serve()
+    planners = []
+
+    def planner(closed):
+        command = [sys.executable, "-c", PLANNER, backend, str(closed)]
+        planners.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return planners[-1]
+
+    try:
+        hand.seconds = 2.0
+        first = planner(1.0)
+        assert until(lambda: len(hand.goals) == 1, 30.0)
+        first.kill()
+        first.wait(10.0)
+        assert until(lambda: len(hand.ended) == 1)
+        assert hand.ended[0][1] is True
+        hand.seconds = 0.2
+        output, _ = planner(0.0).communicate(timeout=30.0)
+        assert output.strip() == f"{backend}: open None"
+        assert (hand.names(), hand.most_at_once) == (["closed", "open"], 1)
+    finally:
+        for process in planners:
+            process.kill()
+        hand.stop()

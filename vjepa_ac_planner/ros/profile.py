@@ -38,9 +38,12 @@ class TopicsConfig:
     goal_image_transport: Transport = "raw"
     """Which form of the goal image to take."""
     target_pose: str = "target_pose"
-    """geometry_msgs/PoseStamped out: setpoints of the command frame in the base frame."""
+    """geometry_msgs/PoseStamped out: setpoints of the command frame in the base frame. crisp_controllers
+    listen to target_pose, FZI's cartesian controllers to <controller>/target_frame, MoveIt Servo to
+    servo_node/pose_target_cmds."""
     delta_twist_cmds: str = "delta_twist_cmds"
-    """geometry_msgs/TwistStamped out: velocities of the command frame, base axes."""
+    """geometry_msgs/TwistStamped out: velocities of the command frame, base axes. MoveIt Servo listens to
+    servo_node/delta_twist_cmds."""
 
     def __post_init__(self) -> None:
         for name, topic in vars(self).items():
