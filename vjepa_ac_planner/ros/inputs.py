@@ -18,7 +18,7 @@ from vjepa_ac_planner.ros import franka
 from vjepa_ac_planner.ros.environment import Pending, RosEnvironment
 from vjepa_ac_planner.ros.gripper import closedness
 from vjepa_ac_planner.ros.images import to_rgb
-from vjepa_ac_planner.ros.profile import RobotProfile
+from vjepa_ac_planner.ros.profile import RobotProfile, TopicsConfig
 from vjepa_ac_planner.ros.stamps import to_seconds
 from vjepa_ac_planner.types import Frame, RobotState
 
@@ -65,7 +65,9 @@ class Topic:
     @property
     def qos_problem(self) -> str:
         """Which publishers cannot reach us because their quality of service is too low; mostly empty."""
-        return f"QoS does not match: {self._qos_problem}" if self._qos_problem else ""
+        if not self._qos_problem or not self._node.count_publishers(self.name):
+            return ""
+        return f"QoS does not match: {self._qos_problem}"
 
     def accept(self) -> None:
         """A message was looked at and is usable."""
@@ -111,7 +113,7 @@ class Topic:
 
     def _callback(self, message: Any) -> None:
         self.received += 1
-        self.arrived = time.monotonic()
+        self.arrived, self._qos_problem = time.monotonic(), ""
         try:
             looked_at = self._use(message)
         except InputError as error:
@@ -154,18 +156,11 @@ class Inputs:
         self._closedness = 0.0
         self._status: RobotStatus | None = None
         self.topics: dict[str, Topic] = {}
-        names = profile.topics
-        image = CompressedImage if names.image_transport == "compressed" else Image
-        self._listen(node, "camera", image, names.image_topic, NEWEST, self._image)
-        self._listen(node, "end-effector pose", _pose_type(), names.ee_pose, NEWEST, self._pose)
-        if names.gripper is not None:
-            self._listen(node, "gripper", JointState, names.gripper, NEWEST, self._gripper)
-        if names.robot_state is not None:
-            self._listen(
-                node, "robot state", franka.state_message(), names.robot_state, NEWEST, self._robot
-            )
-        goal = CompressedImage if names.goal_image_transport == "compressed" else Image
-        self._listen(node, "goal", goal, names.goal_image_topic, RELIABLE, self._goal)
+        try:
+            self._listen_to_all(node, profile.topics)
+        except BaseException:
+            self.close()
+            raise
 
     def missing(self) -> Iterator[str]:
         """Why planning cannot start, naming the topic; nothing if it can."""
@@ -205,6 +200,19 @@ class Inputs:
         for topic in self.topics.values():
             topic.close()
         self.topics.clear()
+
+    def _listen_to_all(self, node: Any, names: TopicsConfig) -> None:
+        image = CompressedImage if names.image_transport == "compressed" else Image
+        self._listen(node, "camera", image, names.image_topic, NEWEST, self._image)
+        self._listen(node, "end-effector pose", _pose_type(), names.ee_pose, NEWEST, self._pose)
+        if names.gripper is not None:
+            self._listen(node, "gripper", JointState, names.gripper, NEWEST, self._gripper)
+        if names.robot_state is not None:
+            self._listen(
+                node, "robot state", franka.state_message(), names.robot_state, NEWEST, self._robot
+            )
+        goal = CompressedImage if names.goal_image_transport == "compressed" else Image
+        self._listen(node, "goal", goal, names.goal_image_topic, RELIABLE, self._goal)
 
     def _listen(self, node: Any, what: str, kind: Any, name: str, qos: QoSProfile, use: Any) -> None:
         self.topics[what] = Topic(node, what, kind, name, qos, use)

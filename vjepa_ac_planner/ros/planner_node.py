@@ -21,6 +21,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -120,7 +121,10 @@ class PlannerNode(LifecycleNode):
         self.session = Session(self, self.config, self.profile)
         self._offered = [
             self.create_service(SetBool, "~/set_enabled", self._set_enabled),
-            self.create_service(Trigger, "~/plan_once", self._plan_once),
+            # A group of its own: while its answer is awaited, no other callback of its group is called.
+            self.create_service(
+                Trigger, "~/plan_once", self._plan_once, callback_group=ReentrantCallbackGroup()
+            ),
             self.create_service(Trigger, "~/set_goal_from_current", self._set_goal_from_current),
             self.create_service(Trigger, "~/reset", self._reset),
         ]

@@ -10,7 +10,7 @@ import os
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -74,11 +74,16 @@ class Session:
         self._once: Any = None
         self._last: Step | None = None
         self._steps = 0
-        self._outputs = Outputs(node, profile, self._stamp, lambda: self.environment.state)
-        self._gripper = make_gripper(node, profile.gripper)
-        self._inputs = Inputs(
-            node, profile, self.environment, config.stamps, self._clock, self._new_goal_image
-        )
+        self._saying = threading.Lock()
+        with ExitStack() as undo:  # a publisher left behind would count as somebody else's later on
+            self._outputs = Outputs(node, profile, self._stamp, lambda: self.environment.state)
+            undo.callback(self._outputs.close)
+            self._gripper = make_gripper(node, profile.gripper)
+            undo.callback(self._gripper.close)
+            self._inputs = Inputs(
+                node, profile, self.environment, config.stamps, self._clock, self._new_goal_image
+            )
+            undo.pop_all()
         self._say("inactive", "configured")
 
     # What the node's transitions and services call; all in the executor's thread.
@@ -194,7 +199,7 @@ class Session:
         self._check_ready(moving=False)
         self._settle_once("replaced by a newer request")
         future = self._once = Future(executor=self._node.executor)
-        self._post(runner, lambda: self._settle_once(*self._planned_once()), future)
+        self._post(runner, lambda: _settle(future, *self._planned_once()), future)
         return future
 
     def reconfigure(self, config: NodeConfig, profile: RobotProfile) -> None:
@@ -242,7 +247,7 @@ class Session:
         goals = self._goals
         assert goals is not None
         horizon = RecedingHorizon(self._guarded, self.safety, goals, self.config.loop(), clock=self._clock)
-        self._say("running", f"towards {goals.current.name!r}")
+        self._say_of_run("running", f"towards {goals.current.name!r}")
         with self._recordings.run(goals, self.config.seed) as record:
 
             def on_step(step: Step) -> None:
@@ -257,7 +262,7 @@ class Session:
         if episode.stop_reason == "cancelled":
             return
         states = {"paused": "paused", "settled": "settled", "goals done": "done"}
-        self._say(states.get(episode.stop_reason, "stopped"), episode.detail)
+        self._say_of_run(states.get(episode.stop_reason, "stopped"), episode.detail)
 
     def _on_step(self, step: Step) -> None:
         self._last, self._steps = step, self._steps + 1
@@ -269,7 +274,7 @@ class Session:
             except InputError as error:
                 self._log.error(f"gripper: {error}", throttle_duration_sec=1.0)
         state = "moving" if step.moved else "holding"
-        self._say(
+        self._say_of_run(
             "dry run" if self.profile.safety.dry_run and not step.error else state, step.command.reason
         )
 
@@ -281,11 +286,12 @@ class Session:
             plan: Plan = self._guarded.plan(
                 observation, self._goals.current, seed=self.config.seed, cancel=self.environment.cancel
             )
+            newest = self.environment.newest()
         except PlannerError as error:
             return f"{type(error).__name__}: {error}", False
         self._outputs.plan(plan)
         shadow = SafetyLayer(replace(self.safety.config, dry_run=False))
-        verdict = shadow.judge(plan, self.environment.newest(), self._clock(), self._status(), paired=False)
+        verdict = shadow.judge(plan, newest, self._clock(), self._status(), paired=False)
         action = ", ".join(f"{value:+.4f}" for value in plan.action)
         return (
             f"energy {plan.energy:.4f}, standing still {plan.zero_energy:.4f}; action [{action}]; "
@@ -293,11 +299,11 @@ class Session:
             True,
         )
 
-    def _settle_once(self, message: str, success: bool = False) -> None:
-        """Answer whoever waits for a single plan."""
+    def _settle_once(self, message: str) -> None:
+        """Answer whoever waits for a single plan: there will be none."""
         future, self._once = self._once, None
-        if future is not None and not future.done():
-            future.set_result((success, message))
+        if future is not None:
+            _settle(future, message, False)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -305,8 +311,8 @@ class Session:
         self._log.error("".join(traceback.format_exception(error)), throttle_duration_sec=5.0)
 
     def _job_failed(self, error: BaseException) -> None:
+        self._say_of_run("failing", f"{type(error).__name__}: {error}")
         if not self.environment.cancel.is_set():
-            self._say("failing", f"{type(error).__name__}: {error}")
             self._log.error("".join(traceback.format_exception(error)), throttle_duration_sec=5.0)
 
     # Between the parts.
@@ -344,7 +350,9 @@ class Session:
         return replace(profile.safety, limits=limits)
 
     def _command(self, command: Command) -> None:
-        if self._setpoints is not None and self._enabled:
+        # A plan that was cut short is not carried out, not even for the moment until the hold.
+        cancelled = command.kind == "move" and self.environment.cancel.is_set()
+        if self._setpoints is not None and self._enabled and not cancelled:
             self._setpoints.command(command)
 
     def _publish(self, setpoint: Setpoint) -> None:
@@ -376,6 +384,16 @@ class Session:
         return self._node.get_clock().now().to_msg()
 
     def _say(self, state: str, reason: str) -> None:
+        with self._saying:
+            self._say_at_once(state, reason)
+
+    def _say_of_run(self, state: str, reason: str) -> None:
+        """Say it in the worker thread, unless the run has been cancelled: then others have the word."""
+        with self._saying:
+            if not self.environment.cancel.is_set():
+                self._say_at_once(state, reason)
+
+    def _say_at_once(self, state: str, reason: str) -> None:
         if (state, reason) != (self._state, self._reason):
             self._state, self._reason = state, reason
             self._outputs.status(f"{state}: {reason}" if reason else state)
@@ -443,3 +461,8 @@ class Session:
         findings = () if self._last is None or not self._enabled else self._last.findings
         level = diagnostics.WARN if findings else diagnostics.OK
         return diagnostics.status("safety", level, "; ".join(map(str, findings)) or "in order", values)
+
+
+def _settle(future: Any, message: str, success: bool) -> None:
+    if not future.done():
+        future.set_result((success, message))
