@@ -69,6 +69,7 @@ PARAMETER_TYPES = {
     int: (ParameterType.PARAMETER_INTEGER, "integer_value"),
     float: (ParameterType.PARAMETER_DOUBLE, "double_value"),
     str: (ParameterType.PARAMETER_STRING, "string_value"),
+    list: (ParameterType.PARAMETER_DOUBLE_ARRAY, "double_array_value"),
 }
 
 
@@ -316,12 +317,16 @@ class FakeRobot:
         spoil(message)
         self.goal.publish(message)
 
+    def ask(self, name: str, request: Any) -> Any:
+        """A future of the answer of a service of the planner."""
+        client = self._clients[name]
+        assert client.wait_for_service(PATIENCE), f"no service {name}"
+        return client.call_async(request)
+
     def call(self, name: str, request: Any, seconds: float = PATIENCE) -> Any:
         """The answer of a service of the planner."""
-        client = self._clients[name]
-        assert client.wait_for_service(seconds), f"no service {name}"
         done = threading.Event()
-        future = client.call_async(request)
+        future = self.ask(name, request)
         future.add_done_callback(lambda _: done.set())
         assert done.wait(seconds), f"{name} was not answered within {seconds} s; {self.story()}"
         return future.result()
