@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-rosbag2 = pytest.importorskip("rosbags.rosbag2")
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer  # noqa: E402
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: E402
-
 T0 = 1_700_000_000_000_000_000
 FRANKA = "franka_msgs/msg/FrankaRobotState"
 FRANKA_DEFINITION = """\
@@ -31,8 +27,12 @@ bool[3] others
 class Maker:
     """Builds messages and writes them as a bag."""
 
-    def __init__(self, store=None) -> None:
-        self.store = store or get_typestore(Stores.ROS2_HUMBLE)
+    def __init__(self, *definitions: tuple[str, str]) -> None:
+        typesys = pytest.importorskip("rosbags.typesys")
+        self.rosbag2 = pytest.importorskip("rosbags.rosbag2")
+        self.store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+        for text, kind in definitions:
+            self.store.register(typesys.get_types_from_msg(text, kind))
 
     def __call__(self, kind: str, *values):
         return self.store.types[kind](*values)
@@ -83,18 +83,13 @@ class Maker:
         poses = self.pose(stamp, xyz), self.pose(stamp, (9, 9, 9))
         return self(FRANKA, self.header(stamp), np.zeros(7), *poses, 2, errors)
 
-    def write(self, path: Path, messages, storage: str = "mcap", compression: str | None = None) -> Path:
-        """Write (topic, message, received) as a bag folder."""
-        plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-        with Writer(path, version=9, storage_plugin=plugin) as writer:
-            self.fill(writer, messages)
-        assert compression is None
-        return path
-
-    def write_compressed(self, path: Path, messages, storage: str, mode: str) -> Path:
-        plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-        writer = Writer(path, version=9, storage_plugin=plugin)
-        writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+    def write(self, path: Path, messages, storage: str = "mcap", compression: str = "NONE") -> Path:
+        """Write (topic, message, received) as a bag folder; compression NONE, FILE, MESSAGE or STORAGE."""
+        plugin = self.rosbag2.StoragePlugin[storage.upper()]
+        writer = self.rosbag2.Writer(path, version=9, storage_plugin=plugin)
+        if compression != "NONE":
+            mode = self.rosbag2.CompressionMode[compression]
+            writer.set_compression(mode, self.rosbag2.CompressionFormat.ZSTD)
         with writer:
             self.fill(writer, messages)
         return path
@@ -115,9 +110,7 @@ def make() -> Maker:
 
 @pytest.fixture(scope="session")
 def make_franka() -> Maker:
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    store.register(get_types_from_msg(FRANKA_DEFINITION, FRANKA))
-    return Maker(store)
+    return Maker((FRANKA_DEFINITION, FRANKA))
 
 
 @pytest.fixture(scope="session")

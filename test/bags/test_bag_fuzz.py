@@ -59,9 +59,9 @@ def seeds(tmp_path_factory, make_franka):
         make.write(folder / "sqlite", plain, "sqlite3"),
         make.write(folder / "franka_mcap", packed, "mcap"),
         make.write(folder / "franka_sqlite", packed, "sqlite3"),
-        make.write_compressed(folder / "chunks", packed, "mcap", "STORAGE"),
-        make.write_compressed(folder / "messages", plain, "sqlite3", "MESSAGE"),
-        make.write_compressed(folder / "files", plain, "mcap", "FILE"),
+        make.write(folder / "chunks", packed, "mcap", "STORAGE"),
+        make.write(folder / "messages", plain, "sqlite3", "MESSAGE"),
+        make.write(folder / "files", plain, "mcap", "FILE"),
     ]
     seen = Observation(Frame(picture, 1.0), RobotState(np.array([0.5, 0, 0.4, 3, 0, 0, 0]), 1.0))
     goal = Goal(seen.frame)

@@ -92,7 +92,7 @@ def test_topics_and_times_are_chosen_at_the_source(bag):
 )
 def test_compressed_bags(make, drive, tmp_path, storage, mode):
     plain = make.write(tmp_path / "plain", drive(), storage)
-    packed = make.write_compressed(tmp_path / "packed", drive(), storage, mode)
+    packed = make.write(tmp_path / "packed", drive(), storage, mode)
     assert read(packed)[0] == read(plain)[0]
     if mode == "FILE":
         (file,) = packed.glob("*.zstd")
@@ -192,7 +192,7 @@ class TestCutMcap:
 
     def test_a_chunk_that_unpacks_to_more_than_it_says_is_not_believed(self, make, picture, tmp_path):
         messages = [("/camera", make.image(i + 1, picture(0, 200, 200)), i + 1) for i in range(10)]
-        file = make.write_compressed(tmp_path / "bag", messages, "mcap", "STORAGE") / "bag.mcap"
+        file = make.write(tmp_path / "bag", messages, "mcap", "STORAGE") / "bag.mcap"
         data = bytearray(file.read_bytes())
         start, _ = records(data, 6)[0]
         data[start + 9 + 16 : start + 9 + 24] = struct.pack("<Q", 1000)

@@ -328,8 +328,9 @@ class McapFile:
                     if channel in names:
                         messages.append((channel, received, content[_MESSAGE_HEAD.size :]))
                         size += len(content)
-        except BagError:
-            self._skipped.once("damaged chunk", self._name, chunk.offset)
+        except BagError as error:
+            known = str(error).startswith(("unknown", "chunk beyond"))
+            self._skipped.once(str(error) if known else "damaged chunk", self._name, chunk.offset)
         messages.sort(key=lambda message: message[1])
         return messages, size
 
@@ -405,7 +406,7 @@ def _decompress(data: memoryview, compression: str, size: int) -> bytes | memory
     if compression == "":
         return data
     if compression not in ("lz4", "zstd"):
-        raise BagError(f"unknown chunk compression {compression!r}")
+        raise BagError(f"unknown chunk compression {compression[:20]!r}")
     library: Any = need(compression)
     decompressor = library.LZ4FrameDecompressor() if compression == "lz4" else library.ZstdDecompressor()
     try:
