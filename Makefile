@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 say  = @printf '== %s\n' $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev install-ros gl demo demo-ros test test-slow lint format bench clean distclean
+.PHONY: help install install-dev install-ros gl demo demo-ros test test-slow lint format docs bench clean distclean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ lint: $(VENV)/.stamp-dev ## ruff and mypy
 format: $(VENV)/.stamp-dev ## Format the code in place
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+docs: $(VENV)/.stamp-dev ## Bring the parameter table in docs/ros.md up to date
+	@$(BIN)/vjepa-ac ros parameters --into docs/ros.md
 
 bench: $(VENV)/.stamp-sim ## Measure planning speed on this machine
 	@$(BIN)/vjepa-ac bench $(ARGS)

@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, group
-from vjepa_ac_planner.cli.console import complain, say, styled, write_json
-from vjepa_ac_planner.errors import MissingDependencyError, NotReadyError
+from vjepa_ac_planner.cli.console import complain, replacing, say, styled, write_json
+from vjepa_ac_planner.errors import InputError, MissingDependencyError, NotReadyError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.ros.trials import Trial
@@ -60,6 +61,14 @@ def add_parser(commands: Any) -> None:
     ros = group(commands, "ros", "run the ROS 2 nodes")
     _add_ros_arguments(command(ros, "planner", run_planner, "run the planner node", PLANNER))
     _add_ros_arguments(command(ros, "sim", run_sim, "run the simulated robot", SIM))
+    table = command(ros, "parameters", run_parameters, "print the planner's parameters, a Markdown table")
+    table.add_argument("--robot", default="panda", help="whose defaults (default: %(default)s)")
+    table.add_argument(
+        "--into",
+        type=Path,
+        metavar="FILE",
+        help="put the table between the marks <!-- parameters --> and <!-- /parameters --> of FILE",
+    )
     demo = command(ros, "demo", run_demo, "watch planner and simulated robot meet over DDS", DEMO)
     demo.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="(default: %(default)s)")
     demo.add_argument("--seed", type=at_least(0), default=0, help="of the first trial (default: 0)")
@@ -116,6 +125,35 @@ def run_sim(args: argparse.Namespace) -> int:
     from vjepa_ac_planner.ros import sim_node
 
     return sim_node.main(_ros_arguments(args))
+
+
+def run_parameters(args: argparse.Namespace) -> int:
+    """Print the table, or bring a document up to date."""
+    from vjepa_ac_planner.ros.parameters import table
+
+    text = table(args.robot)
+    if args.into is None:
+        say(text.rstrip())
+        return 0
+    before, mark, rest = read_text(args.into).partition("<!-- parameters -->\n")
+    _, end, after = rest.partition("<!-- /parameters -->")
+    if not mark or not end:
+        raise InputError(f"{args.into}: expected the marks <!-- parameters --> and <!-- /parameters -->")
+    with replacing(args.into) as temporary:
+        temporary.write_text(before + mark + text + end + after, encoding="utf-8")
+    return 0
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def require_ros() -> None:

@@ -60,7 +60,7 @@ class SafetyConfig:
     """Hold when a plan does not improve on standing still (``Plan.improves``)."""
     max_surprise: float | None = ranged(0.8, low=0.0, high=10.0)
     """Largest |z_observed - z_predicted| before a pause. Latents are normalised, unrelated ones differ
-    by 1.1; null never pauses."""
+    by 1.1; null (as a ROS parameter -1) never pauses."""
     max_energy_rise: float | None = ranged(0.5, low=0.0, high=10.0)
     """Pause when the energy has risen above its lowest by this share of its first value since the goal
     was set, ``energy_rise_plans`` times in a row; null never pauses."""

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 RENAMED = {"safety.dry_run": "dry_run"}
 """Fields whose parameter has another name than their path: the switch people look for first."""
-HIDDEN = ("name", "summary", "frames.transforms", "safety.limits.step_seconds")
+HIDDEN = ("name", "description", "frames.transforms", "safety.limits.step_seconds")
 """Fields that are no parameters: labels, tables that only a profile holds, what the model decides."""
 LIVE = ("safety.", "deadline_s", "settled_holds", "seed")
 """Beginnings of the paths of what may be changed while the node runs."""
@@ -189,22 +189,40 @@ def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:
     return values
 
 
-def table() -> str:
-    """The parameters as a Markdown table, defaults of the profile ``panda``."""
+def table(robot: str = "panda") -> str:
+    """The parameters as a Markdown table, with the defaults of a robot profile."""
     lines = ["| Parameter | Default | Range | Live | What it is |", "|---|---|---|---|---|"]
-    for parameter in (*parameters(NodeConfig()), *parameters(load_profile("panda"))):
-        if parameter.choices:
-            allowed = ", ".join(parameter.choices)
-        elif parameter.bounds is not None:
-            low, high, unit = parameter.bounds
-            allowed = f"{low:g} .. {high:g} {unit}".strip()
-        else:
-            allowed = ""
-        live = "" if parameter.read_only else "yes"
-        shown = str(parameter.value).lower() if parameter.kind == "bool" else str(parameter.value)
-        default = f"`{shown}`" if shown else ""
-        lines.append(f"| `{parameter.name}` | {default} | {allowed} | {live} | {parameter.description} |")
+    for parameter in (*parameters(NodeConfig()), *parameters(load_profile(robot))):
+        cells = (
+            f"`{parameter.name}`",
+            _shown(parameter),
+            _allowed(parameter),
+            "" if parameter.read_only else "yes",
+            parameter.description.replace("|", "\\|"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(parameter: Parameter) -> str:
+    """The default as one would write it on a command line."""
+    value = parameter.value
+    if parameter.optional and value == -1:
+        return "`-1` (off)"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`" if value != "" else ""
+
+
+def _allowed(parameter: Parameter) -> str:
+    if parameter.bounds is None:
+        return ", ".join(parameter.choices)
+    low, high, unit = parameter.bounds
+    if high >= 2**31:
+        return f"from {low:g}"
+    return f"{low:g} .. {high:g} {unit}".strip() + (", or -1" if parameter.optional else "")
 
 
 def _plain(parameter: Parameter, value: Any) -> Any:
