@@ -245,6 +245,41 @@ def test_the_frame_of_the_pose_can_be_named(command, bag, tmp_path):
     assert "taken for that of link8" not in (tmp_path / "tcp" / "report.html").read_text()
 
 
+def test_goals_are_found_on_either_clock(command, tmp_path, read_json):
+    """Stamped by a simulator's clock, recorded by the wall's: 12 days lie between them."""
+    with BagWriter(tmp_path / "run.mcap") as bag:
+        for i in range(STEPS):
+            stamp, received = 10**9 + i * 250_000_000, 10**15 + i * 250_000_000
+            header = bag.header(stamp, "cam")
+            shade = np.full(48 * 64 * 3, 40 * i, np.uint8)
+            image = bag.types["sensor_msgs/msg/Image"](header, 48, 64, "rgb8", 0, 64 * 3, shade)
+            bag.write("/cam", "sensor_msgs/msg/Image", image, received)
+            pose = bag.pose_of([0.4 + 0.02 * i, 0.0, 0.4, np.pi, 0.0, 0.0])
+            stamped = bag.types["geometry_msgs/msg/PoseStamped"](header, pose)
+            bag.write("/pose", "geometry_msgs/msg/PoseStamped", stamped, received)
+    for clock in ("header", "receive"):
+        for goal, step in (("3", 3), ("0.75", 3), ("last", 5)):
+            out = tmp_path / f"{clock}-{goal}"
+            code, _, err = command(
+                "replay",
+                tmp_path / "run.mcap",
+                "--out",
+                out,
+                "--clock",
+                clock,
+                "--goal",
+                goal,
+                "--no-landscape",
+            )
+            assert (code, err) == (0, "")
+            scores = read_json(out / "scores.json")
+            assert scores["goals"][0]["until_s"] == pytest.approx(0.25 * step)
+            assert scores["goals"][0]["state"][0] == pytest.approx(0.4 + 0.02 * step)
+            rows = read_csv(out / "steps.csv")
+            assert float(rows[step]["energy"]) == pytest.approx(0.0, abs=1e-6), "the goal image itself"
+            assert float(rows[0]["energy"]) > 0.01
+
+
 def test_limits_of_a_robot_are_those_of_its_profile(command, bag, tmp_path, read_json):
     code, _, _ = command("replay", bag, "--out", tmp_path / "out", "--robot", "panda")
     assert code == 0

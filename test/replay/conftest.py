@@ -58,7 +58,6 @@ class MemoryRecording:
     def __init__(self, observations, segments=None) -> None:
         self.observations = observations
         self.segments = segments or [0] * len(observations)
-        self.start = observations[0].frame.stamp if observations else 0.0
         self.skipped: dict[str, int] = {}
         self.asked = 0
 
@@ -67,7 +66,7 @@ class MemoryRecording:
         for i, (seen, segment) in enumerate(zip(self.observations, self.segments, strict=True)):
             yield Sample(i, seen, seen.frame.stamp, segment)
 
-    def frame_at(self, time):
+    def frame_at(self, time, clock="header"):
         return min((o.frame for o in self.observations), key=lambda frame: abs(frame.stamp - time))
 
     def last_frame(self):

@@ -62,7 +62,7 @@ def test_sub_goals_come_in_order_of_time_and_each_holds_until_its_own(walk):
     ("texts", "message"),
     [
         (["9"], "step 9 is not in the bag, allowed 0 .. 8"),
-        (["3.0"], "3 s is not in the bag, allowed 0.00 .. 2.00 s"),
+        (["3.0"], "3 s is not in the bag, allowed 0 .. 2.00 s"),
         (["a.png", "last"], "must say until when it is the goal: a.png@SECONDS"),
         (["2.0", "last"], "less than half a step apart"),
         ([], "received none"),

@@ -25,7 +25,7 @@ DIR receives report.html, scores.json, steps.csv and annotated.mcap (for Foxglov
 has its own folder in DIR, and DIR a page, scores and steps over all. A bag that is done already, with the
 same inputs, is not done again.
 
---goal is the last frame unless given: last, a time in seconds from the bag's beginning (12.5 or 12s), the
+--goal is the last frame unless given: last, a time in seconds from the first step (12.5 or 12s), the
 number of a step (40), or an image file. Given several times, each is a sub-goal until its time has come; an
 image file then needs one: cup.png@12.5.
 

@@ -37,14 +37,11 @@ class Film:
     Args:
         planner: makes the plans.
         found: the recording's survey, from which the moments are chosen.
-        start: when the recording began [s].
         landscapes: numbers of the steps to slice the energy at; None chooses two in motion.
     """
 
-    def __init__(
-        self, planner: Planner, found: Survey, start: float, landscapes: Iterable[int] | None = None
-    ) -> None:
-        self._planner, self._found, self._start = planner, found, start
+    def __init__(self, planner: Planner, found: Survey, landscapes: Iterable[int] | None = None) -> None:
+        self._planner, self._found = planner, found
         count = len(found)
         self._shown = set(np.unique(np.linspace(0, count - 1, min(count, FRAMES)).round()).astype(int))
         self._sliced = set(_in_motion(found) if landscapes is None else landscapes)
@@ -110,7 +107,7 @@ class Film:
             )
         return FilmFrame(
             step=moment.sample.index,
-            seconds=moment.sample.time - self._start,
+            seconds=moment.sample.time - self._found.start,
             image=shrunk(moment.sample.observation.frame.image),
             numbers=tuple(numbers),
             recorded=moment.recorded,

@@ -129,7 +129,7 @@ def _replay(
     goals = find_goals(bag, found, setup.goals, read_image, setup.step_seconds)
     description = setup.planner.world_model.description
     safety = setup.safety or _safety(description.workspace, found, setup.step_seconds)
-    film = Film(setup.planner, found, bag.start, setup.landscapes)
+    film = Film(setup.planner, found, setup.landscapes)
     say(f"{path.name}: {len(found)} steps of {setup.step_seconds:g} s, goal: "
         + ", ".join(goal.goal.name for goal in goals))  # fmt: skip
     progress = _Progress(len(found), say)
@@ -159,7 +159,7 @@ def _replay(
         "duration_s": float(found.times[-1] - found.times[0]),
         "skipped": dict(found.skipped),
         "goals": [
-            {"name": goal.goal.name, "until_s": goal.until - bag.start, "state": goal.state}
+            {"name": goal.goal.name, "until_s": goal.until - found.start, "state": goal.state}
             for goal in goals
         ],
         "safety": to_mapping(safety),

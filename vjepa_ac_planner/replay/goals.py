@@ -14,7 +14,7 @@ from vjepa_ac_planner.replay.recording import Recording, Survey
 from vjepa_ac_planner.types import FloatArray, Frame, Goal
 
 HELP = (
-    "last (the last frame), a time in seconds from the bag's beginning (12.5 or 12s), the number of a step "
+    "last (the last frame), a time in seconds from the first step (12.5 or 12s), the number of a step "
     "(40), or an image file; of several goals an image file needs the time it holds until (cup.png@12.5)"
 )
 
@@ -28,12 +28,12 @@ class GoalSpec:
 
     text: str
     seconds: float | None = None
-    """From the beginning of the recording [s]."""
+    """From the first step [s]."""
     index: int | None = None
     """Number of a sample."""
     file: Path | None = None
     until: float | None = None
-    """For a file: how long it is the goal, from the beginning of the recording [s]."""
+    """For a file: how long it is the goal, from the first step [s]."""
 
     @property
     def is_last(self) -> bool:
@@ -125,33 +125,32 @@ def _find(
     step_seconds: float,
     several: bool,
 ) -> ReplayGoal:
-    start, end = float(found.times[0]), float(found.times[-1])
+    start, end = found.start, float(found.times[-1])
     if spec.file is not None:
         if spec.until is None and several:
             raise InputError(
                 f"goal: {spec.file} is one of several goals and must say until when it is the goal: "
-                f"{spec.file}@SECONDS, from the beginning of the bag"
+                f"{spec.file}@SECONDS, from the first step"
             )
-        until = math.inf if spec.until is None else recording.start + spec.until
+        until = math.inf if spec.until is None else start + spec.until
         return ReplayGoal(Goal(read_image(spec.file), spec.file.name), until, None)
     if spec.is_last:
         frame = recording.last_frame()
-        time = min(frame.stamp, end)
+        time = end if found.clock == "receive" else min(frame.stamp, end)
     elif spec.index is not None:
         if spec.index >= len(found):
             raise InputError(f"goal: step {spec.index} is not in the bag, allowed 0 .. {len(found) - 1}")
         time = float(found.times[spec.index])
-        frame = recording.frame_at(float(found.stamps[spec.index]))
+        frame = recording.frame_at(float(found.stamps[spec.index]), found.clock)
     else:
         assert spec.seconds is not None
-        time = recording.start + spec.seconds
-        if not start - step_seconds <= time <= end + step_seconds:
+        time = start + spec.seconds
+        if time > end + step_seconds:
             raise InputError(
-                f"goal: {spec.seconds:g} s is not in the bag, allowed "
-                f"{max(0.0, start - recording.start):.2f} .. {end - recording.start:.2f} s"
+                f"goal: {spec.seconds:g} s is not in the bag, allowed 0 .. {end - start:.2f} s"
             )
-        frame = recording.frame_at(time)
+        frame = recording.frame_at(time, found.clock)
     near = found.nearest(time)
     known = abs(float(found.times[near]) - time) <= step_seconds
-    name = f"frame at {frame.stamp - recording.start:.2f} s"
+    name = f"frame at {time - start:.2f} s"
     return ReplayGoal(Goal(frame, name), time, found.states[near] if known else None)

@@ -19,11 +19,6 @@ class Recording(Protocol):
     """The part of :class:`vjepa_ac_planner.bags.reader.Bag` that replay needs."""
 
     @property
-    def start(self) -> float:
-        """When the first message was recorded [s]."""
-        ...
-
-    @property
     def skipped(self) -> Mapping[str, int]:
         """Reason -> how many messages or moments could not be used, so far."""
         ...
@@ -32,8 +27,8 @@ class Recording(Protocol):
         """Frames and states, one step apart; every call begins anew."""
         ...
 
-    def frame_at(self, time: float) -> Frame:
-        """The frame nearest to a time [s]."""
+    def frame_at(self, time: float, clock: str = "header") -> Frame:
+        """The frame nearest to a time [s] on the clock of the headers, or of the recorder (``receive``)."""
         ...
 
     def last_frame(self) -> Frame:
@@ -55,6 +50,13 @@ class Survey:
     """[T]."""
     skipped: Mapping[str, int]
     """What could not be used, by reason."""
+    clock: str = "header"
+    """The clock of the times: that of the headers, or of the recorder (``receive``)."""
+
+    @property
+    def start(self) -> float:
+        """Time of the first sample [s]; seconds of goals and on pages count from it."""
+        return float(self.times[0])
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -97,4 +99,5 @@ def survey(recording: Recording, step_seconds: float, rules: ResampleRules | Non
             f"({why}); do the image and the pose topic overlap in time?"
         )
     table = np.array(rows, np.float64)
-    return Survey(table[:, 0], table[:, 1], table[:, 3:], table[:, 2], skipped)
+    clock = "header" if rules is None else rules.clock
+    return Survey(table[:, 0], table[:, 1], table[:, 3:], table[:, 2], skipped, clock)
