@@ -80,6 +80,7 @@ def test_franka_state_is_decoded_by_the_definition_in_the_bag(make_franka, drive
     path = make_franka.write(tmp_path / "bag", sorted(messages, key=lambda m: m[2]))
     found, bag = samples(path)
     assert bag.topics.pose == "/franka/robot_state" and len(found) == 4
+    assert any("hand_tcp" in note and "offset" in note for note in bag.notes)
     np.testing.assert_allclose(found[1].observation.state.position, [0.57, 0, 0.5], atol=1e-9)
 
 

@@ -19,11 +19,11 @@ import numpy as np
 from vjepa_ac_planner.bags.images import Image
 from vjepa_ac_planner.bags.messages import FINGER_TRAVEL
 from vjepa_ac_planner.bags.record import RecordTopics, to_json
+from vjepa_ac_planner.bags.records import SOURCE_TOPIC
 from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.errors import BagError
 from vjepa_ac_planner.types import FloatArray
 
-SOURCE_TOPIC = "/source"
 FINGERS = ["panda_finger_joint1", "panda_finger_joint2"]
 QUALITY = 95
 _CHUNK_BYTES = 1 << 20

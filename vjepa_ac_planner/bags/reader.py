@@ -9,12 +9,26 @@ from types import TracebackType
 
 import numpy as np
 
-from vjepa_ac_planner.bags.messages import JOINTS, STRING, Decoder, finger_indices, header_stamp
+from vjepa_ac_planner.bags.messages import (
+    FRANKA_STATE,
+    JOINTS,
+    STRING,
+    Decoder,
+    finger_indices,
+    header_stamp,
+)
 from vjepa_ac_planner.bags.poses import state_pose
-from vjepa_ac_planner.bags.records import PLAN_TOPIC, RUN_TOPIC, PlanRecord, RunInfo, read_record
+from vjepa_ac_planner.bags.records import (
+    PLAN_TOPIC,
+    RUN_TOPIC,
+    SOURCE_TOPIC,
+    PlanRecord,
+    RunInfo,
+    read_record,
+)
 from vjepa_ac_planner.bags.resample import GAP, Resampler, ResampleRules, Sample, Stamped
 from vjepa_ac_planner.bags.storage import Skipped, Storage, TopicInfo, open_storage
-from vjepa_ac_planner.bags.topics import TopicNames, choose_topics
+from vjepa_ac_planner.bags.topics import LIVE, TopicNames, choose_topics
 from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import BagError, PlannerError
 from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
@@ -52,6 +66,12 @@ class Bag:
         if self.topics.gripper is None:
             self.notes.append("no gripper topic: the gripper counts as open (closedness 0) throughout")
         self.run: RunInfo | None = self._read_run()
+        if self.run is None and SOURCE_TOPIC not in self.infos and self._of_franka():
+            self.notes.append(
+                f"poses of {self.topics.pose} are taken for the model's frame (link8), but a Franka shows "
+                "its end effector's, hand_tcp unless it was told otherwise: give the rules' offset "
+                "(HAND_TCP_TO_LINK8)"
+            )
         self.resampler: Resampler | None = None
         """Of the last call of :meth:`samples`: how frames and poses fitted together."""
 
@@ -221,6 +241,10 @@ class Bag:
     def stamp(self, data: memoryview) -> int | None:
         """Stamp [ns] in the header of a raw message that has one; None if damaged."""
         return self._stamp(data, 0, "header")
+
+    def _of_franka(self) -> bool:
+        name = self.topics.pose
+        return name is not None and (self.infos[name].type == FRANKA_STATE or name.endswith(LIVE["pose"]))
 
     def _required(self, role: str, what: str) -> str:
         name: str | None = getattr(self.topics, role)

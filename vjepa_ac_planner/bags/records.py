@@ -20,6 +20,9 @@ RUN_TOPIC = "planner/run"
 PLAN_TOPIC = "planner/plan_record"
 """std_msgs/String with the JSON of a :class:`PlanRecord`, one per step."""
 
+SOURCE_TOPIC = "/source"
+"""std_msgs/String with JSON that says where converted data are from."""
+
 T = TypeVar("T")
 
 

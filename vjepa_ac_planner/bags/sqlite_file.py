@@ -55,7 +55,7 @@ class SqliteFile:
     def _opened(self, how: str, check: bool = True) -> bool:
         """Open the file; False if it was to be checked and cannot be read this way."""
         uri = f"file:{quote(str(self._path.resolve()))}?{how}"
-        self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=0.5)
         self._db.set_progress_handler(self._tick, _TICK)
         self._refill()
         try:
