@@ -167,8 +167,9 @@ def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:
         descriptor = ParameterDescriptor(
             description=parameter.description,
             read_only=parameter.read_only,
-            # Whole numbers are welcome where fractions are allowed: our own check looks at the value.
-            dynamic_typing=parameter.kind in ("float", "floats"),
+            # Whole numbers are welcome where fractions are allowed, and an empty list has no type in ROS:
+            # our own check looks at the value.
+            dynamic_typing=parameter.kind in ("float", "floats", "strings"),
             additional_constraints=f"one of {', '.join(parameter.choices)}" if parameter.choices else "",
         )
         if parameter.bounds is not None and parameter.kind in ("int", "float"):

@@ -106,6 +106,7 @@ class GuardedPlanner:
         planner: makes the plans.
         on_failure: told about errors that are none of ours, with the error.
         arrival: when the newest camera message arrived, on the steady clock [s].
+        on_plan: told about every plan as soon as it is made.
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class GuardedPlanner:
         planner: Plans,
         on_failure: Callable[[Exception], None],
         arrival: Callable[[], float | None],
+        on_plan: Callable[[Plan], None] = lambda plan: None,
     ) -> None:
         self._planner, self._on_failure, self._arrival = planner, on_failure, arrival
+        self._on_plan = on_plan
         self.waits: deque[float] = deque(maxlen=1000)
         """From the arrival of the frame to the start of the plan [s]."""
         self.seconds: deque[float] = deque(maxlen=1000)
@@ -146,4 +149,5 @@ class GuardedPlanner:
             self._on_failure(error)
             raise PlanningError(f"{type(error).__name__}: {error}") from error
         self.seconds.append(time.monotonic() - begin)
+        self._on_plan(plan)
         return plan

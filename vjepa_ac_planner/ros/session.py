@@ -63,7 +63,9 @@ class Session:
         self.environment = RosEnvironment(
             self._clock, self._command, self._status, self._looked_at, profile.safety.max_image_age
         )
-        self._guarded = GuardedPlanner(self.planner, self._failed, self._arrival)
+        self._guarded = GuardedPlanner(
+            self.planner, self._failed, self._arrival, lambda plan: self._outputs.plan(plan)
+        )
         self._state, self._reason = "inactive", ""
         self._enabled = False
         self._begun = False
@@ -106,6 +108,7 @@ class Session:
     def deactivate(self) -> None:
         """Hold, fall silent, and end the threads."""
         self._enabled = False
+        self._gripper.hold()
         if self._setpoints is not None:
             self._setpoints.stop()
         if self._runner is not None and not self._runner.close():
@@ -154,6 +157,7 @@ class Session:
         runner, setpoints = self._active()
         self._enabled = False
         setpoints.stop()
+        self._gripper.hold()
         self._post(runner, None)
         self._say("idle", "disabled")
         return "holding, then silent"
@@ -266,13 +270,6 @@ class Session:
 
     def _on_step(self, step: Step) -> None:
         self._last, self._steps = step, self._steps + 1
-        if step.plan is not None:
-            self._outputs.plan(step.plan)
-        if step.moved and not self.environment.cancel.is_set():
-            try:
-                self._gripper.send(float(step.command.target[6]))
-            except InputError as error:
-                self._log.error(f"gripper: {error}", throttle_duration_sec=1.0)
         state = "moving" if step.moved else "holding"
         self._say_of_run(
             "dry run" if self.profile.safety.dry_run and not step.error else state, step.command.reason
@@ -289,7 +286,6 @@ class Session:
             newest = self.environment.newest()
         except PlannerError as error:
             return f"{type(error).__name__}: {error}", False
-        self._outputs.plan(plan)
         shadow = SafetyLayer(replace(self.safety.config, dry_run=False))
         verdict = shadow.judge(plan, newest, self._clock(), self._status(), paired=False)
         action = ", ".join(f"{value:+.4f}" for value in plan.action)
@@ -350,10 +346,20 @@ class Session:
         return replace(profile.safety, limits=limits)
 
     def _command(self, command: Command) -> None:
+        """Hand a command to arm and gripper, unless the run has ended."""
         # A plan that was cut short is not carried out, not even for the moment until the hold.
         cancelled = command.kind == "move" and self.environment.cancel.is_set()
-        if self._setpoints is not None and self._enabled and not cancelled:
-            self._setpoints.command(command)
+        if self._setpoints is None or not self._enabled or cancelled:
+            return
+        self._setpoints.command(command)
+        state = self.environment.state
+        if command.kind == "hold" or state is None:
+            self._gripper.hold()
+            return
+        try:
+            self._gripper.send(float(command.target[6]), state.gripper)
+        except InputError as error:
+            self._log.error(f"gripper: {error}", throttle_duration_sec=1.0)
 
     def _publish(self, setpoint: Setpoint) -> None:
         # Somebody else commands the arm: two streams would pull it to and fro.
