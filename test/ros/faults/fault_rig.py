@@ -607,6 +607,11 @@ class Rig:
         """Whatever was sent since then was finite, in the base frame, in the workspace and slow enough."""
         check_commands(self.robot.sent(since), self.robot.chain, self.limits)
 
+    def check_leaps(self, since: float) -> None:
+        """As :meth:`check_commands`, for stamps that leap themselves: by the time of arrival."""
+        sent = [one._replace(stamp=one.arrived) for one in self.robot.sent(since)]
+        check_commands(sent, self.robot.chain, self.limits, slow=0.15)
+
     def check_still(self, since: float, seconds: float = 0.7) -> None:
         """Watch: no setpoint that came after a time differs from another."""
         remaining = since + seconds - self.robot.clock()
@@ -628,9 +633,10 @@ class Rig:
         self._domain.__exit__(None, None, None)
 
 
-def check_commands(commands: Sequence[Sent], chain: FrameChain, limits: MotionLimits) -> None:
-    """See :meth:`Rig.check_commands`."""
-    slow = 0.05  # a setpoint is made up to so long before it is stamped, on a busy machine [s]
+def check_commands(
+    commands: Sequence[Sent], chain: FrameChain, limits: MotionLimits, slow: float = 0.05
+) -> None:
+    """See :meth:`Rig.check_commands`; ``slow``: how long before its stamp a setpoint may be made [s]."""
     previous: tuple[float, np.ndarray] | None = None
     for one in commands:
         state = chain.robot_state(
