@@ -111,9 +111,9 @@ class Session:
         self._gripper.hold()
         if self._setpoints is not None:
             self._setpoints.stop()
+        self._settle_once("the node was deactivated")
         if self._runner is not None and not self._runner.close():
             self._log.error("the plan under way does not end; no command is sent any more")
-        self._settle_once("the node was deactivated")
         if self._setpoints is not None:
             self._setpoints.close()
         self._runner = self._setpoints = None
