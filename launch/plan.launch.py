@@ -25,6 +25,8 @@ ARGUMENTS = {
     "task": "task YAML with goal images (default: wait for a goal on goal_image)",
     "dry_run": "plan and check everything, move nothing: true or false (default: the profile's)",
     "record": "folder into which every run is recorded as a bag",
+    "autostart": "configure and activate at start: true or false (default: true)",
+    "run_when_ready": "begin without ~/set_enabled; in a dry run only (default: false)",
     "use_sim_time": "take time from /clock: true or false (default: that of sim)",
 }
 """Empty unless given: then the configuration file, the profile or the node decides."""
@@ -51,11 +53,9 @@ def start(context: LaunchContext) -> list[Action]:
     parameters: dict[str, object] = {
         name: given[name] for name in ("robot", "model", "task", "record") if given[name]
     }
-    parameters["autostart"] = truth("autostart", LaunchConfiguration("autostart").perform(context))
-    name = "run_when_ready"
-    parameters[name] = truth(name, LaunchConfiguration(name).perform(context))
-    if given["dry_run"]:
-        parameters["dry_run"] = truth("dry_run", given["dry_run"])
+    for name in ("dry_run", "autostart", "run_when_ready"):
+        if given[name]:
+            parameters[name] = truth(name, given[name])
     if sim:
         parameters.setdefault("robot", "sim")
     if given["use_sim_time"] or sim:
@@ -102,14 +102,6 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "sim_task", default_value="reach", description="task of the simulated robot"
-            ),
-            DeclareLaunchArgument(
-                "autostart", default_value="true", description="configure and activate at start"
-            ),
-            DeclareLaunchArgument(
-                "run_when_ready",
-                default_value="false",
-                description="begin without ~/set_enabled; in a dry run only",
             ),
             DeclareLaunchArgument(
                 "namespace", default_value="", description="of the nodes and their topics"

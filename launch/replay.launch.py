@@ -6,6 +6,7 @@ The bag is played by ``ros2 bag play`` where it is installed, else by this packa
 a planner published when the bag was recorded, are left out of it.
 """
 
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,15 +27,15 @@ from launch.substitutions import LaunchConfiguration
 NOT_PLAYED = (
     r"^/?(.*/)?(planner/.*|target_pose|delta_twist_cmds|clock|diagnostics|rosout|parameter_events)$"
 )
-ARGUMENTS = {
-    "robot": "panda",
-    "config": "",
-    "model": "",
-    "task": "",
-    "record": "",
-    "namespace": "",
-}
-"""Those of plan.launch.py, and their defaults."""
+ARGUMENTS = ("robot", "config", "model", "task", "record", "namespace")
+"""Those of plan.launch.py that are passed on."""
+
+
+def interpreter() -> str:
+    """The Python that has the package: this one, else that of the active environment."""
+    if find_spec("vjepa_ac_planner") and find_spec("torch"):
+        return sys.executable
+    return shutil.which("python3") or sys.executable
 
 
 def start(context: LaunchContext) -> list[Action]:
@@ -46,7 +47,7 @@ def start(context: LaunchContext) -> list[Action]:
     player = (
         ["ros2", "bag", "play"]
         if find_spec("ros2bag")
-        else [value["python"] or sys.executable, "-m", "vjepa_ac_planner.ros.play"]
+        else [value["python"], "-m", "vjepa_ac_planner.ros.play"]
     )
     play = ExecuteProcess(
         cmd=[
@@ -64,7 +65,7 @@ def start(context: LaunchContext) -> list[Action]:
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("plan.launch.py"))),
         launch_arguments={
             **{name: LaunchConfiguration(name) for name in ARGUMENTS},
-            **({"python": value["python"]} if value["python"] else {}),
+            "python": value["python"],
             "dry_run": "true",
             "run_when_ready": "true",
             "use_sim_time": "true",
@@ -84,10 +85,12 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "delay", default_value="10.0", description="time for the planner to load first [s]"
             ),
-            DeclareLaunchArgument("python", default_value="", description="which Python runs the package"),
+            DeclareLaunchArgument(
+                "python", default_value=interpreter(), description="which Python runs it"
+            ),
             *(
-                DeclareLaunchArgument(name, default_value=default, description="as of plan.launch.py")
-                for name, default in ARGUMENTS.items()
+                DeclareLaunchArgument(name, default_value="", description="as of plan.launch.py")
+                for name in ARGUMENTS
             ),
             OpaqueFunction(function=start),
         ]
