@@ -10,6 +10,7 @@ chunks that hold none of the wanted topics. Layout: https://mcap.dev/spec.
 from __future__ import annotations
 
 import heapq
+import os
 import struct
 import zlib
 from collections.abc import Collection, Iterator
@@ -74,7 +75,7 @@ class McapFile:
         self.end: int | None = None
         try:
             self._size = path.stat().st_size
-            self._file = path.open("rb")
+            self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise BagError(f"{path}: cannot be read ({error.strerror})") from error
         try:
@@ -371,8 +372,11 @@ class McapFile:
         yield from _records(plain)
 
     def _read(self, offset: int, length: int) -> bytes:
-        self._file.seek(offset)
-        data = self._file.read(length)
+        # One call, and no shared position: several readers of one recording do not disturb each other.
+        try:
+            data = os.pread(self._file.fileno(), length, offset)
+        except (OSError, OverflowError) as error:
+            raise BagError(f"{self._path}: cannot be read at byte {offset} ({error})") from error
         if len(data) != length:
             raise BagError(f"{self._path}: ends at byte {offset + len(data)}, while it was being read")
         return data
