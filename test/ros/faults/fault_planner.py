@@ -11,11 +11,15 @@ deaf
     it does not end early.
 raises
     ``memory``, ``error``: what the model raises in the middle of the search, instead of its answer.
+
+With ``FAULT_STATE=stand-in`` in the environment robot states are JSON strings: for machines without
+franka_msgs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -25,8 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.planning.planner import Planner
-from vjepa_ac_planner.ros import planner_node
+from vjepa_ac_planner.ros import franka, planner_node
 from vjepa_ac_planner.types import Observation, Plan
 from vjepa_ac_planner.world_model import WorldModel
 
@@ -86,6 +91,19 @@ def install(orders: Orders) -> None:
     Planner.plan, WorldModel.rollout = plan, rollout  # type: ignore[method-assign, assignment]
 
 
+def stand_in() -> None:
+    """Read robot states from strings."""
+    from std_msgs.msg import String
+
+    def read(message: Any, frames: Any) -> franka.FrankaState:
+        data = json.loads(message.data)
+        return franka.FrankaState(RobotStatus(data["mode"], tuple(data["errors"])), np.eye(4), 0.0)
+
+    franka.state_message, franka.read_state = lambda: String, read
+
+
 if __name__ == "__main__":
+    if os.environ.get("FAULT_STATE") == "stand-in":
+        stand_in()
     install(Orders(Path(sys.argv[1])))
     sys.exit(planner_node.main(sys.argv[2:]))

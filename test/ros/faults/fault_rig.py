@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,8 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from vjepa_ac_planner.control.limits import MotionLimits, pose_distance
-from vjepa_ac_planner.ros.frames import FrameChain
+from vjepa_ac_planner.ros import franka
+from vjepa_ac_planner.ros.frames import FrameChain, matrix_to_pose
 from vjepa_ac_planner.ros.images import from_rgb
 from vjepa_ac_planner.ros.profile import RobotProfile, load_profile
 from vjepa_ac_planner.ros.stamps import to_seconds, to_stamp
@@ -147,6 +148,10 @@ class Faults:
     spoil_pose: Callable[[Any], None] | None = None
     """Changes the pose message before it is sent."""
     spoil_image: Callable[[Any], None] | None = None
+    """Changes the image message before it is sent."""
+    robot_state: bool = True
+    mode: str = "move"
+    errors: tuple[str, ...] = ()
 
 
 class FakeRobot:
@@ -156,9 +161,12 @@ class FakeRobot:
         profile: of the planner; gives frames and limits.
         domain: ROS domain.
         sim_time: whether to publish ``/clock`` and stamp by it.
+        state_kind: how mode and errors are told: ``franka_msgs``, ``stand-in``, or empty for not at all.
     """
 
-    def __init__(self, profile: RobotProfile, domain: int, *, sim_time: bool = False) -> None:
+    def __init__(
+        self, profile: RobotProfile, domain: int, *, sim_time: bool = False, state_kind: str = ""
+    ) -> None:
         self.profile, self.chain = profile, FrameChain(profile.frames)
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
@@ -182,6 +190,10 @@ class FakeRobot:
         self._image = node.create_publisher(Image, topics.image_topic, SENSOR)
         self._pose = node.create_publisher(PoseStamped, topics.ee_pose, SENSOR)
         self._fingers = node.create_publisher(JointState, topics.gripper, SENSOR)
+        self._state_kind = state_kind
+        if state_kind:
+            kind = franka.state_message() if state_kind == "franka_msgs" else String
+            self._robot_state = node.create_publisher(kind, topics.robot_state, 1)
         self.goal = node.create_publisher(Image, topics.goal_image_topic, 1)
         if sim_time:
             from rosgraph_msgs.msg import Clock
@@ -259,11 +271,25 @@ class FakeRobot:
             self._fingers.publish(
                 JointState(name=list(self.profile.gripper.finger_joints), position=[0.04, 0.04])
             )
+        if self._state_kind and faults.robot_state:
+            self._robot_state.publish(self._mode_message())
         if faults.state:
             message = self.chain.command_pose(self._vector, to_stamp(self.now() + faults.state_offset))
             if faults.spoil_pose is not None:
                 faults.spoil_pose(message)
             self._pose.publish(message)
+
+    def _mode_message(self) -> Any:
+        faults = self.faults
+        if self._state_kind == "stand-in":
+            return String(data=json.dumps({"mode": faults.mode, "errors": faults.errors}))
+        message = franka.state_message()()
+        message.robot_mode = franka.MODES.index(faults.mode)
+        for name in faults.errors:
+            setattr(message.current_errors, name, True)
+        message.o_t_ee = self.chain.command_pose(self._vector, to_stamp(self.now()))
+        message.f_t_ee.pose = matrix_to_pose(self.chain.state_in_model)
+        return message
 
     def picture(self) -> np.ndarray:
         """What the camera sees: a texture that moves with the arm, and noise."""
@@ -450,6 +476,7 @@ class PlannerProcess:
     domain: int
     folder: Path
     orders: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -462,6 +489,7 @@ class PlannerProcess:
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            **self.environment,
         }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -491,7 +519,7 @@ class PlannerProcess:
         """Its exit code."""
         return self.process.wait(seconds)
 
-    def end(self, *, tracebacks: bool = True) -> None:
+    def end(self) -> None:
         """SIGINT; it must end by itself, with 0 and without a traceback of the interpreter."""
         self.signal(signal.SIGINT)
         code = self.wait()
@@ -521,6 +549,7 @@ class Rig:
         folder: for logs and orders.
         real: run the package's own module instead of the driver that takes orders.
         sim_time: robot and planner live by ``/clock``.
+        state_kind: see :class:`FakeRobot`.
         arguments: further ROS arguments of the planner.
     """
 
@@ -531,6 +560,7 @@ class Rig:
         *,
         real: bool = False,
         sim_time: bool = False,
+        state_kind: str = "",
         arguments: Sequence[str] = (),
     ) -> None:
         self.path, self.folder = profile, folder
@@ -543,7 +573,8 @@ class Rig:
         self._domain = own_domain()
         self.domain = self._domain.__enter__()
         self.planners: list[PlannerProcess] = []
-        self.robot = FakeRobot(self.profile, self.domain, sim_time=sim_time)
+        self._environment = {"FAULT_STATE": state_kind} if state_kind else {}
+        self.robot = FakeRobot(self.profile, self.domain, sim_time=sim_time, state_kind=state_kind)
         self.order()
 
     @property
@@ -554,7 +585,9 @@ class Rig:
     def spawn(self, *arguments: str) -> PlannerProcess:
         """Another planner process."""
         self.planners.append(
-            PlannerProcess([*self._arguments, *arguments], self.domain, self.folder, self._orders)
+            PlannerProcess(
+                [*self._arguments, *arguments], self.domain, self.folder, self._orders, self._environment
+            )
         )
         return self.planner
 

@@ -65,6 +65,7 @@ def test_interrupted_while_it_loads(alone):
     assert "goal" not in planner.output
 
 
+@pytest.mark.slow
 def test_interrupted_unconfigured(alone):
     planner = alone.spawn("-p", "autostart:=false")
     alone.robot.wait(lambda: alone.robot.state() == "unconfigured", "unconfigured")
@@ -72,6 +73,7 @@ def test_interrupted_unconfigured(alone):
     ends_well(planner)
 
 
+@pytest.mark.slow
 def test_interrupted_inactive(alone):
     planner = alone.spawn("-p", "autostart:=false")
     assert alone.robot.change_state(CONFIGURE)
@@ -80,6 +82,7 @@ def test_interrupted_inactive(alone):
     ends_well(planner)
 
 
+@pytest.mark.slow
 def test_interrupted_active(alone):
     alone.start()
     assert alone.robot.state() == "active"
@@ -103,6 +106,7 @@ def test_interrupted_while_streaming_twice(alone):
     alone.check_commands(0.0)
 
 
+@pytest.mark.slow
 def test_a_profile_that_cannot_be_ends_it_with_a_reason(tmp_path):
     broken = write_profile(tmp_path, stream_hz=-3.0)
     rig_folder = tmp_path / "rig"
@@ -117,6 +121,7 @@ def test_a_profile_that_cannot_be_ends_it_with_a_reason(tmp_path):
         rig.close()
 
 
+@pytest.mark.slow
 def test_without_model_it_says_so_and_ends(alone):
     """Started by itself it cannot serve, so it does not stay."""
     planner = alone.spawn("-p", "model:=/nowhere/model.yaml")
@@ -125,6 +130,7 @@ def test_without_model_it_says_so_and_ends(alone):
     assert "Traceback" not in planner.output
 
 
+@pytest.mark.slow
 def test_a_configuration_that_failed_leaves_nothing_behind(profile, tmp_path):
     """Whatever was made before it failed is gone: a second try is as good as a first one."""
     folder = tmp_path / "broken"
@@ -178,7 +184,7 @@ def test_deactivated_in_mid_run_it_holds_and_falls_silent(running):
 
 
 def test_nothing_moves_without_a_goal(rig):
-    """After a cleanup the taught goal is gone; then it is asked for, by the names of the ways to give one."""
+    """After a cleanup the taught goal is gone; the refusal names the ways to give one."""
     robot = rig.robot
     assert robot.change_state(DEACTIVATE) and robot.change_state(CLEANUP)
     assert robot.state() == "unconfigured"

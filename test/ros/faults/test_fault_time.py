@@ -45,7 +45,7 @@ def simulated(looped):
 
 
 def test_the_clock_runs_backwards(simulated):
-    """A bag that loops: a hold at most, then on with new frames and states, no leap, nothing from before."""
+    """A bag that loops: a hold at most, then on with new frames and states, and no leap."""
     robot = simulated.robot
     for _ in range(3):
         begin = robot.clock()
