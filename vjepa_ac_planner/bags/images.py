@@ -10,17 +10,15 @@ import numpy.typing as npt
 
 from vjepa_ac_planner.errors import InputError
 
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3}
+_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 _CONVERSIONS = {
     "bgr8": "COLOR_BGR2RGB",
-    "8UC3": "COLOR_BGR2RGB",
     "rgba8": "COLOR_RGBA2RGB",
     "bgra8": "COLOR_BGRA2RGB",
     "mono8": "COLOR_GRAY2RGB",
-    "8UC1": "COLOR_GRAY2RGB",
 }
 ENCODINGS = tuple(_CHANNELS)
-"""Raw encodings that are understood; ``8UC3`` is taken for ``bgr8``, as OpenCV's bridge writes it."""
+"""Raw encodings that are understood, the same as by the live node: a ``8UC3`` does not say its colours."""
 MAX_PIXELS = 1 << 26
 """Largest image that is decoded: a damaged header must not take all memory."""
 
@@ -35,7 +33,7 @@ def decode_image(encoding: str, height: int, width: int, step: int, data: Any) -
         height: rows [pixels].
         width: columns [pixels].
         step: bytes from one row to the next; more than a row needs is padding.
-        data: buffer of at least ``(height - 1) * step`` bytes and one row.
+        data: buffer of ``height * step`` bytes.
 
     Returns:
         [H, W, 3] uint8 RGB; a view of ``data`` where that is possible.
@@ -57,9 +55,9 @@ def decode_image(encoding: str, height: int, width: int, step: int, data: Any) -
             f"image: step of {step} bytes is less than a row of {width} {encoding} pixels, {row}"
         )
     flat = np.frombuffer(data, dtype=np.uint8)
-    if flat.size < (height - 1) * step + row:
-        raise InputError(f"image: {flat.size} bytes are too few for {height} rows of {step} bytes")
-    pixels = np.lib.stride_tricks.as_strided(flat, (height, width, channels), (step, channels, 1))
+    if flat.size != height * step:
+        raise InputError(f"image: {height} rows of {step} bytes are {height * step}, received {flat.size}")
+    pixels = flat.reshape(height, step)[:, :row].reshape(height, width, channels)
     if encoding == "rgb8":
         return np.ascontiguousarray(pixels)
     import cv2

@@ -80,7 +80,8 @@ class Decoder:
             pixels = decode_image(
                 message.encoding, message.height, message.width, message.step, message.data
             )
-        return pixels, str(message.header.frame_id)
+        # A view of the message would keep the whole chunk that it lies in for as long as the frame is kept.
+        return pixels if pixels.flags.owndata else pixels.copy(), str(message.header.frame_id)
 
     def pose(self, topic: str, data: memoryview) -> tuple[Vector, Vector]:
         """Position [3] [m] and rotation [3, 3] of a pose or Franka state message.
