@@ -308,3 +308,33 @@ def test_memory_does_not_grow_with_the_recording(make, picture, tmp_path):
         assert count >= seconds * 3.5
     # One second of frames is 4 MB, the longer recording 72 MB.
     assert peaks[1] < 1.25 * peaks[0] and peaks[1] < 12e6, peaks
+
+
+IDL = """\
+#include "geometry_msgs/msg/PoseStamped.idl"
+#include "std_msgs/msg/Header.idl"
+module franka_msgs {
+  module msg {
+    @verbatim (language="comment", text="State of the robot")
+    struct FrankaRobotState {
+      std_msgs::msg::Header header;
+      geometry_msgs::msg::PoseStamped o_t_ee;
+    };
+  };
+};
+"""
+
+
+@pytest.mark.parametrize("text", [IDL, "=" * 80 + "\nIDL: franka_msgs/msg/FrankaRobotState\n" + IDL])
+def test_definitions_in_idl_are_understood(make, text):
+    from vjepa_ac_planner.bags.messages import FRANKA_STATE, Decoder
+    from vjepa_ac_planner.bags.storage import TopicInfo
+
+    pose = bytes(make.store.serialize_cdr(make.pose(7, (1, 2, 3)), "geometry_msgs/msg/PoseStamped"))[4:]
+    # A header of 16 bytes (no name, and room up to the next multiple of four), then the pose's own header.
+    header = np.array([0, 7, 1, 0], dtype="<u4").tobytes()
+    message = memoryview(b"\0\1\0\0" + header + pose)
+    decoder = Decoder({"/s": TopicInfo("/s", FRANKA_STATE, 1, text, "ros2idl")})
+    position, rotation = decoder.pose("/s", message)
+    np.testing.assert_array_equal(position, [1, 2, 3])
+    np.testing.assert_allclose(rotation, np.diag([1, -1, -1]), atol=1e-12)

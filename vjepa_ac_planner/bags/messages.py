@@ -141,9 +141,9 @@ class Decoder:
             else:
                 types = {}
                 for part in re.split(r"^=+\n", info.definition, flags=re.MULTILINE):
-                    head, _, body = part.partition("\n")
-                    text = body if head.startswith("IDL: ") else part
-                    if text.strip():
+                    # Not part of the language: titles of the parts, and includes (all parts are here).
+                    text = re.sub(r"^(IDL: |\s*#).*$", "", part, flags=re.MULTILINE).strip()
+                    if text:
                         types.update(self._typesys.get_types_from_idl(text))
             if self._store is standard_types():  # which others use too
                 self._store = self._typesys.get_typestore(self._typesys.Stores.ROS2_HUMBLE)
