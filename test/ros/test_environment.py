@@ -75,7 +75,7 @@ def test_it_is_what_the_loop_asks_for(bench):
 
 @pytest.mark.parametrize(
     ("frame", "state"),
-    [(10.00, 10.0), (10.04, 10.0), (10.06, 10.1), (10.12, 10.1), (9.0, 10.0), (11.0, 10.2)],,
+    [(10.00, 10.0), (10.04, 10.0), (10.06, 10.1), (10.12, 10.1), (9.0, 10.0), (11.0, 10.2)],
 )
 def test_a_frame_goes_with_the_state_nearest_in_time(bench, frame, state):
     for stamp in (10.0, 10.1, 10.2):
