@@ -93,6 +93,8 @@ class Session:
     def activate(self) -> None:
         """Be ready to run."""
         self._begun = False
+        # A plan of before that did not end keeps the old event, which stays set.
+        self.environment.cancel = threading.Event()
         self._runner = Runner(self.environment.cancel, self._job_failed, self._prepare_worker)
         self._setpoints = SetpointThread(
             SetpointStream(self.safety),
