@@ -21,10 +21,15 @@ def test_what_follows_ros_args_goes_to_the_node_untouched(node):
     assert build_parser().parse_args(["ros", node]).ros_args is None
 
 
-@pytest.mark.parametrize("name", ["planner", "sim", "demo"])
-def test_a_machine_without_ros_is_told_how_to_get_it(command, monkeypatch, name):
+def test_options_of_the_player_are_its_own():
+    args = build_parser().parse_args(["ros", "play", "run.mcap", "--clock", "100", "--loop"])
+    assert (args.bag, args.options) == ("run.mcap", ["--clock", "100", "--loop"])
+
+
+@pytest.mark.parametrize("words", ["planner", "sim", "demo", "play run.mcap"])
+def test_a_machine_without_ros_is_told_how_to_get_it(command, monkeypatch, words):
     monkeypatch.setitem(sys.modules, "rclpy", None)
-    code, out, err = command("ros", name)
+    code, out, err = command("ros", *words.split())
     assert (code, out) == (3, "")
     assert "pip install 'vjepa_ac_planner[ros]'" in err and "setup.bash" in err
 

@@ -45,6 +45,12 @@ examples:
   vjepa-ac ros sim
   vjepa-ac ros sim --ros-args -p seed:=7 -p width:=640 -p height:=480
 """
+PLAY = """\
+Options are those of `ros2 bag play`: --rate X, --loop, --clock HZ, --exclude-regex RE, --delay S.
+
+examples:
+  vjepa-ac ros play run.mcap --clock 100 --exclude-regex "/(planner/.*|target_pose)"
+"""
 DEMO = """\
 Planner and simulated robot run as two processes that meet over DDS alone, in a ROS domain of their own
 that no other machine sees; a third one, this, does what a person would do: reset, publish a goal image,
@@ -69,6 +75,9 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="put the table between the marks <!-- parameters --> and <!-- /parameters --> of FILE",
     )
+    play = command(ros, "play", run_play, "play a bag onto ROS topics, without ros2 bag", PLAY)
+    play.add_argument("bag", help="folder, .mcap or .db3 file")
+    play.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="see below")
     demo = command(ros, "demo", run_demo, "watch planner and simulated robot meet over DDS", DEMO)
     demo.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="(default: %(default)s)")
     demo.add_argument("--seed", type=at_least(0), default=0, help="of the first trial (default: 0)")
@@ -154,6 +163,14 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def run_play(args: argparse.Namespace) -> int:
+    """A bag, until its end or an interrupt."""
+    require_ros()
+    from vjepa_ac_planner.ros import play
+
+    return play.main([args.bag, *args.options])
 
 
 def require_ros() -> None:
