@@ -15,9 +15,11 @@ from vjepa_ac_planner.cli.replay_run import OUTPUTS
 STEPS = 6
 
 
-def write_bag(path, steps: int = STEPS, seed: int = 0, move: float = 0.02):
+def write_bag(path, steps: int = STEPS, seed: int = 0, move: float = 0.02, run: str = ""):
     rng = np.random.default_rng(seed)
     with BagWriter(path) as bag:
+        if run:
+            bag.text("/planner/run", run, 10**12)
         for i in range(steps):
             stamp = 10**12 + i * 250_000_000
             bag.image("/cam", rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), stamp, "cam")
@@ -243,6 +245,22 @@ def test_the_frame_of_the_pose_can_be_named(command, bag, tmp_path):
     assert float(tcp["z"]) - float(link8["z"]) == pytest.approx(0.1034, abs=1e-6)
     assert "taken for that of link8" in (tmp_path / "link8" / "report.html").read_text()
     assert "taken for that of link8" not in (tmp_path / "tcp" / "report.html").read_text()
+
+
+def test_our_own_recordings_hold_the_models_frame(command, tmp_path, read_json):
+    """Whatever frame the robot reports: the recorder has converted it."""
+    from dataclasses import asdict
+
+    from vjepa_ac_planner.bags.record import RunInfo, to_json
+
+    run = RunInfo("panda-sim", "0" * 64, {}, 0, 0.25)
+    path = write_bag(tmp_path / "run.mcap", run=to_json(asdict(run)))
+    code, _, err = command("replay", path, "--out", tmp_path / "out", "--pose-frame", "hand_tcp")
+    assert (code, err) == (0, "")
+    assert float(read_csv(tmp_path / "out" / "steps.csv")[0]["z"]) == pytest.approx(0.4, abs=1e-9)
+    assert read_json(tmp_path / "out" / "scores.json")["identical"]["recorded"] == 0
+    command("replay", path, "--out", tmp_path / "plain")
+    assert "taken for that of link8" not in (tmp_path / "plain" / "report.html").read_text()
 
 
 def test_goals_are_found_on_either_clock(command, tmp_path, read_json):

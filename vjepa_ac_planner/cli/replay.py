@@ -304,6 +304,8 @@ def _over_all(
 
     scores = score([result.replayed for result in results.values()])
     missed = missed_thresholds(setup, scores, [result.all_identical for result in results.values()])
+    foreign = any(result.identical is None for result in results.values())
+    notes = setup.notes if foreign else ()
     rows = []
     for bag, folder in folders.items():
         if bag in errors:
@@ -315,7 +317,7 @@ def _over_all(
     page = SummaryPage(
         model=setup.planner.world_model.description.name,
         preset=setup.preset,
-        verdict=verdict_record(scores, setup.notes, asked_thresholds(setup), missed),
+        verdict=verdict_record(scores, notes, asked_thresholds(setup), missed),
         columns=BAG_COLUMNS,
         bags=tuple(rows),
         command=setup.command,

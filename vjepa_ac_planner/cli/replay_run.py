@@ -61,6 +61,7 @@ class Setup:
     require_identical: bool = False
     command: str = ""
     notes: tuple[str, ...] = ()
+    """Assumptions about recordings that are not this package's own."""
 
     @property
     def step_seconds(self) -> float:
@@ -121,7 +122,9 @@ def replay_bag(
 def _replay(
     bag: Bag, path: Path, staging: Path, setup: Setup, key: str, say: Callable[[str], None]
 ) -> Result:
-    rules = setup.rules if bag.run is None else replace(setup.rules, offset=None)
+    if bag.run is not None:  # this package records the model's frame, whatever the robot reports
+        setup = replace(setup, rules=replace(setup.rules, offset=None), notes=())
+    rules = setup.rules
     found = survey(bag, setup.step_seconds, rules)
     outside = [step for step in setup.landscapes or () if step >= len(found)]
     if outside:

@@ -12,7 +12,7 @@ from vjepa_ac_planner.replay.scores import STANDS_STILL
 
 Level = Literal["good", "unsure", "bad", "few"]
 
-FEWEST = 20
+FEWEST = 10
 """Fewer compared signs than this are too few for a verdict."""
 GOOD = 0.65
 """The lower end of the sign agreement's interval from which the verdict is good; chance is 0.5."""
