@@ -215,7 +215,7 @@ def write_v21(root: Path, features=None, make_rows=rows, episodes: int = 2) -> P
     return root
 
 
-def write_v30(root: Path, episodes: int = 3) -> Path:
+def write_v30(root: Path, episodes: int = 3, codec: str = "libx264") -> Path:
     info = {
         "codebase_version": "v3.0",
         "robot_type": "Franka",
@@ -243,7 +243,7 @@ def write_v30(root: Path, episodes: int = 3) -> Path:
     (root / "data" / "chunk-000").mkdir(parents=True)
     pq.write_table(pa.concat_tables(parts), root / "data" / "chunk-000" / "file-000.parquet")
     numbers = [n + i for i in range(episodes) for n in range(STEPS)]
-    write_video(root / "videos" / CAMERA / "chunk-000" / "file-000.mp4", numbers)
+    write_video(root / "videos" / CAMERA / "chunk-000" / "file-000.mp4", numbers, codec=codec)
     return root
 
 
@@ -268,8 +268,12 @@ class TestLeRobot:
             )
             check(result.path, shift)
 
-    def test_v30_with_several_episodes_in_one_file(self, tmp_path):
-        results = list(convert_lerobot(write_v30(tmp_path / "set"), tmp_path / "out", episodes=range(1, 3)))
+    @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
+    def test_v30_with_several_episodes_in_one_file(self, tmp_path, codec):
+        if codec not in av.codecs_available:
+            pytest.skip(f"this FFmpeg cannot write {codec}")
+        root = write_v30(tmp_path / "set", codec=codec)  # AV1 is what LeRobot writes by itself
+        results = list(convert_lerobot(root, tmp_path / "out", episodes=range(1, 3)))
         assert [r.source for r in results] == ["episode 1", "episode 2"]
         for number, result in enumerate(results, start=1):
             assert (
