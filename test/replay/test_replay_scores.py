@@ -249,6 +249,15 @@ def test_verdicts():
     assert still.level == "few" and "never moves far enough" in still.sentences[0]
 
 
+def test_a_model_that_foresees_nothing_is_not_good_however_its_plans_agree():
+    blind = {"surprise": 0.4, "surprise_copy": 0.4, "surprise_shuffled": 0.4, "surprise_zero": 0.4}
+    verdict = judge(scores(moves(), moves(), **blind))
+    assert verdict.level == "unsure" and "cannot foresee" in verdict.headline
+    assert any("do not trust its plans" in text for text in verdict.sentences)
+    seeing = blind | {"surprise": 0.2}
+    assert judge(scores(moves(), moves(), **seeing)).level == "good"
+
+
 def test_a_sound_model_that_disagrees_points_to_sub_goals():
     sound = {
         "energy": np.linspace(1, 0.1, 40), "distance": np.linspace(1, 0.1, 40), "pixels": 0.1,

@@ -17,6 +17,9 @@ FEWEST = 10
 GOOD = 0.65
 """The lower end of the sign agreement's interval from which the verdict is good; chance is 0.5."""
 
+BLIND = 0.95
+"""Prediction error, relative to expecting no change, from which the model foresees nothing."""
+
 OPEN_LOOP = (
     "A replay is open loop: whatever the planner answers, the next frame shows what the recorded robot "
     "did. It can show that the planner disagrees with the recording, that the camera looks foreign to the "
@@ -87,12 +90,18 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
     """The verdict on one replay, or on several together."""
     signs, ranks = scores["sign_agreement"], scores["energy_rank_correlation"]
     level = _level(signs)
+    blind = scores["surprise"]["ratio"] >= BLIND
     headline = {
         "good": "The plans go the way that the recorded robot went",
         "unsure": "The plans go the recorded way only in part",
         "bad": "The plans do not go the way that the recorded robot went",
         "few": "There is too little motion here to judge the plans by",
     }[level]
+    if level == "good" and blind:
+        level, headline = (
+            "unsure",
+            "The plans go the recorded way, but the model cannot foresee what actions do",
+        )
     sentences = [_about_signs(scores), _about_energy(ranks), _about_surprise(scores["surprise"])]
     sentences += [_about_the_way(scores, level), _about_refusals(scores["refusals"])]
     return Verdict(level, headline, tuple(filter(None, sentences)))
@@ -152,7 +161,7 @@ def _about_surprise(surprise: Mapping[str, Any]) -> str:
         "the model knows what actions do here"
         if ratio < 0.7
         else "the model foresees a little of what happens"
-        if ratio < 0.95
+        if ratio < BLIND
         else "the model foresees nothing here: do not trust its plans with this camera"
     )
     return (
