@@ -191,7 +191,7 @@ def test_the_camera_shows_where_the_arm_is_and_takes_jobs(sim: PandaSim) -> None
         assert until(lambda: len(pictures) > count + 2)
         shown = camera.ask(lambda own: own.state()).result(timeout=10)
         assert np.linalg.norm(shown[:3] - arm.measure(lambda s: s.state())[:3]) < 0.01
-        with pytest.raises(InputError, match="task: received .dance."):
+        with pytest.raises(InputError, match=r"task: received .dance."):
             camera.ask(lambda own: make_task("dance", 5, own)).result(timeout=10)
     assert not camera.alive
     stamps = [stamp for stamp, _ in pictures]
@@ -225,12 +225,13 @@ def test_the_guard_lets_pass_what_the_arm_could_have_done_and_nothing_else(offse
 def test_statistics_name_the_largest_gap_and_skip_the_one_that_was_meant() -> None:
     stream = StreamStatistics(period=0.02)
     for now in (0.00, 0.02, 0.05, 0.10):
-        stream.arrived(now, age=0.001)
+        stream.arrived(now, 2 * now, age=0.001)
     stream.refuse("leap")
     stream.interrupt()
-    stream.arrived(5.0, age=0.003)
+    stream.arrived(5.0, 10.0, age=0.003)
     record = stream.record()
     assert record["received"] == 5 and record["refused"] == {"leap": 1}
     assert record["largest_gap_s"] == pytest.approx(0.05) and record["late"] == 1
+    assert record["largest_stamp_gap_s"] == pytest.approx(0.1)
     assert record["mean_gap_s"] == pytest.approx(0.1 / 3)
     assert record["largest_age_s"] == 0.003 and record["mean_age_s"] == pytest.approx(0.007 / 5)

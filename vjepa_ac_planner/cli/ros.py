@@ -246,12 +246,14 @@ def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[st
     final = sorted(trial.errors_m[-1] for trial in trials)
     median = (final[(len(final) - 1) // 2] + final[len(final) // 2]) / 2
     gap = max(trial.setpoints["largest_gap_s"] for trial in trials)
+    sent = max(trial.setpoints["largest_stamp_gap_s"] for trial in trials)
     late = sum(trial.setpoints["late"] for trial in trials)
     refused = sum(sum(trial.setpoints["refused"].values()) for trial in trials)
     say()
     say(f"{reached} of {len(trials)} reached (95% interval {low:.1%} .. {high:.1%})")
     say(f"final error: median {median * 100:.1f} cm, largest {final[-1] * 100:.1f} cm")
-    say(f"setpoints at the arm: largest gap {gap * 1000:.0f} ms, {late} late, {refused} refused")
+    say(f"setpoints: largest gap as sent {sent * 1000:.0f} ms, as received {gap * 1000:.0f} ms")
+    say(f"of them {late} came later than two periods, and {refused} were refused by the arm")
     for name, values in overhead.items():
         if values is not None:
             low_ms, high_ms = (1000 * value for value in values)
@@ -269,6 +271,7 @@ def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[st
             "camera_rate_hz": args.rate,
             "speed": args.speed,
             "largest_gap_s": gap,
+            "largest_gap_as_sent_s": sent,
             "late_setpoints": late,
             "refused_setpoints": refused,
             "overhead": overhead,

@@ -70,27 +70,31 @@ class StreamStatistics:
     """Gaps longer than two periods."""
     largest_gap: float = 0.0
     """Longest time between two arrivals [s]."""
+    largest_stamp_gap: float = 0.0
+    """Longest time between two stamps [s]: what the sender did, whatever the way here did."""
     largest_age: float = 0.0
     """Longest time from a setpoint's stamp to its arrival [s]."""
     _ages: float = 0.0
     _gaps: float = 0.0
     _gap_count: int = 0
-    _last: float | None = None
+    _last: tuple[float, float] | None = None
 
-    def arrived(self, now: float, age: float) -> None:
+    def arrived(self, now: float, stamp: float, age: float) -> None:
         """One setpoint came.
 
         Args:
             now: time of arrival on a steady clock [s].
-            age: time since it was stamped [s].
+            stamp: when it was stamped, on the sender's clock [s].
+            age: time since then [s].
         """
         if self._last is not None:
-            gap = now - self._last
+            gap = now - self._last[0]
+            self.largest_stamp_gap = max(self.largest_stamp_gap, stamp - self._last[1])
             self._gaps += gap
             self._gap_count += 1
             self.largest_gap = max(self.largest_gap, gap)
             self.late += gap > 2 * self.period
-        self._last = now
+        self._last = now, stamp
         self.received += 1
         self._ages += age
         self.largest_age = max(self.largest_age, age)
@@ -111,6 +115,7 @@ class StreamStatistics:
             "period_s": self.period,
             "mean_gap_s": self._gaps / max(self._gap_count, 1),
             "largest_gap_s": self.largest_gap,
+            "largest_stamp_gap_s": self.largest_stamp_gap,
             "late": self.late,
             "mean_age_s": self._ages / max(self.received, 1),
             "largest_age_s": self.largest_age,
