@@ -37,7 +37,7 @@ SIM = [
 ]
 TRAINING = ["tqdm>=4.60"]
 BAGS = [  # rosbag2 without ROS
-    "rosbags>=0.11,<0.12",  # message definitions and their decoding
+    "rosbags>=0.11.9,<0.12",  # message definitions and their decoding
     "mcap>=1.2,<2",
     "lz4>=4",
     "backports.zstd>=1; python_version < '3.14'",

@@ -36,7 +36,9 @@ ALLOWED = {
 }
 """Files in which one room may import another."""
 
-HEAVY = ("rclpy", "mujoco", "rosbags", "tqdm", "PIL", "gymnasium_robotics")
+HEAVY = (
+    "rclpy", "mujoco", "rosbags", "mcap", "h5py", "pyarrow", "av", "tqdm", "PIL", "gymnasium_robotics",
+)  # fmt: skip
 """What extras bring; the core must do without."""
 SLOW = ("torch", "transformers", "cv2", *HEAVY)
 """What must not be loaded before it is used."""
