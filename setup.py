@@ -57,10 +57,10 @@ ROS = [  # Kilted; a ROS installation (Jazzy or later) brings its own and needs 
     "ros-diagnostic-msgs>=5.5,<6",
     "ros-lifecycle-msgs>=2.3,<3",
 ]
+TEST = ["pytest>=8", "hypothesis>=6.100"]
 DEV = [
+    *TEST,
     "setuptools>=70.1",  # a test builds the wheel
-    "pytest>=8",
-    "hypothesis>=6.100",
     "ruff>=0.9",
     "mypy>=1.14",
     "types-PyYAML",
@@ -95,7 +95,16 @@ setup(
         "pyyaml>=6",
         "safetensors>=0.4.3",
     ],
-    extras_require={"sim": SIM, "training": TRAINING, "bags": BAGS, "convert": CONVERT, "ros": ROS, "dev": DEV},
+    # colcon looks for pytest in an extra of this name before it runs any test.
+    extras_require={
+        "test": TEST,
+        "sim": SIM,
+        "training": TRAINING,
+        "bags": BAGS,
+        "convert": CONVERT,
+        "ros": ROS,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": [
             "vjepa-ac = vjepa_ac_planner.cli.main:main",
