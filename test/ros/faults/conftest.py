@@ -38,14 +38,19 @@ def shared(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def rig(shared: Any) -> Iterator[Any]:
     """The shared rig without any fault, disabled; what was sent during the test is checked at its end."""
     shared.prepare()
-    begin = shared.robot.clock()
-    yield shared
-    shared.robot.heal()
-    shared.check_commands(begin)
+    yield from checked(shared)
 
 
 @pytest.fixture
-def running(rig: Any) -> Any:
+def running(shared: Any) -> Iterator[Any]:
     """The same with the arm in motion."""
-    rig.run()
-    return rig
+    shared.heal()
+    shared.run()
+    yield from checked(shared)
+
+
+def checked(rig: Any) -> Iterator[Any]:
+    begin = rig.robot.clock()
+    yield rig
+    rig.robot.heal()
+    rig.check_commands(begin)

@@ -35,6 +35,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+import vjepa_ac_planner
 from vjepa_ac_planner.control.limits import MotionLimits, pose_distance
 from vjepa_ac_planner.ros import franka
 from vjepa_ac_planner.ros.frames import FrameChain, matrix_to_pose
@@ -43,6 +44,7 @@ from vjepa_ac_planner.ros.profile import RobotProfile, load_profile
 from vjepa_ac_planner.ros.stamps import to_seconds, to_stamp
 
 HERE = Path(__file__).parent
+ROOT = Path(vjepa_ac_planner.__file__).parents[1]
 DRIVER = HERE / "fault_planner.py"
 MODEL = {
     "name": "mini-ac",
@@ -76,10 +78,7 @@ PARAMETER_TYPES = {
 
 def write_profile(folder: Path, **changes: Any) -> Path:
     """A profile for the tests; ``changes`` replace its top-level entries, mappings key by key."""
-    import vjepa_ac_planner
-
-    source = Path(vjepa_ac_planner.__file__).parents[1] / "config" / "robots" / "sim.yaml"
-    data = yaml.safe_load(source.read_text())
+    data = yaml.safe_load((HERE.parents[2] / "config" / "robots" / "sim.yaml").read_text())
     model = folder / "mini.yaml"
     model.write_text(yaml.safe_dump(MODEL))
     data |= {"name": "fault", "model": str(model), "gripper": {"backend": "none"}}
@@ -489,6 +488,10 @@ class PlannerProcess:
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            # The package that is tested here, however this process came by it.
+            "PYTHONPATH": os.pathsep.join(
+                path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path
+            ),
             **self.environment,
         }
         with self._log.open("wb") as log:
@@ -609,12 +612,16 @@ class Rig:
             partial.write_text(json.dumps({"plan": "wander"} | orders))
             partial.replace(self._orders)
 
-    def prepare(self) -> None:
-        """No faults, no orders, nothing sent."""
-        robot = self.robot
+    def heal(self) -> None:
+        """No faults, no orders."""
         assert self.planner.process.poll() is None, f"the planner has ended: {self.planner.output}"
-        robot.heal()
+        self.robot.heal()
         self.order()
+
+    def prepare(self) -> None:
+        """No faults, no orders, nothing sent, the arm at its start."""
+        robot = self.robot
+        self.heal()
         robot.trigger("reset")
         self.wait_silence()
         robot.put(START)
@@ -645,10 +652,17 @@ class Rig:
         sent = [one._replace(stamp=one.arrived) for one in self.robot.sent(since)]
         check_commands(sent, self.robot.chain, self.limits, slow=0.15)
 
-    def check_still(self, since: float, seconds: float = 0.7) -> None:
+    def check_rest(self, begin: float, bound: float, says: str) -> None:
+        """What happened at ``begin`` is said within ``bound`` [s], and the arm is held from then on."""
+        held = self.robot.wait_status(says, begin)
+        assert held - begin < bound + SLACK, f"said after {held - begin:.2f} s: {says}"
+        self.check_still(held + 0.1)
+        self.check_streaming(held)
+
+    def check_still(self, since: float, seconds: float = 0.5) -> None:
         """Watch: no setpoint that came after a time differs from another."""
         remaining = since + seconds - self.robot.clock()
-        time.sleep(max(remaining, 0.3))
+        time.sleep(max(remaining, 0.2))
         moved = self.robot.motion(since)
         assert moved < 1e-4, f"setpoints move on by {moved:.4f} m; {self.robot.story()}"
 

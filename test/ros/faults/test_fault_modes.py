@@ -35,7 +35,7 @@ def reporting(request, tmp_path_factory):
 
 @pytest.fixture
 def arm(reporting):
-    reporting.prepare()
+    reporting.heal()
     begin = reporting.robot.clock()
     reporting.run()
     yield reporting
@@ -59,7 +59,16 @@ def pauses_until_enabled_again(rig, fault, says):
     rig.run()
 
 
-@pytest.mark.parametrize("mode", ["reflex", "user_stopped", "guiding", "other", "automatic_error_recovery"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "reflex",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("user_stopped", "guiding", "other", "automatic_error_recovery")
+        ),
+    ],
+)
 def test_modes_in_which_nothing_may_be_commanded(arm, mode):
     def fault(faults):
         faults.mode = mode
@@ -68,6 +77,7 @@ def test_modes_in_which_nothing_may_be_commanded(arm, mode):
     pauses_until_enabled_again(arm, fault, says)
 
 
+@pytest.mark.slow
 def test_errors(arm):
     def fault(faults):
         faults.errors = ("cartesian_reflex",)

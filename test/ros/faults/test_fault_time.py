@@ -56,6 +56,7 @@ def test_the_clock_runs_backwards(simulated):
     simulated.check_leaps(begin)
 
 
+@pytest.mark.slow
 def test_the_clock_runs_backwards_and_the_robot_stays_silent(simulated):
     """Old frames and states must not pass for new ones when the clock comes by their stamps again."""
     robot = simulated.robot
@@ -70,6 +71,7 @@ def test_the_clock_runs_backwards_and_the_robot_stays_silent(simulated):
     robot.wait_motion(robot.clock())
 
 
+@pytest.mark.slow
 def test_the_clock_leaps_ahead(simulated):
     robot, begin = simulated.robot, simulated.robot.clock()
     robot.clock_offset += 100.0
@@ -77,6 +79,7 @@ def test_the_clock_leaps_ahead(simulated):
     simulated.check_leaps(begin)
 
 
+@pytest.mark.slow
 def test_the_clock_stands_still(simulated):
     """A world that is paused: the arm moves no further, and then goes on."""
     robot = simulated.robot
