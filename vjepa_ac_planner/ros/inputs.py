@@ -9,7 +9,14 @@ from functools import partial
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from vjepa_ac_planner.control.environment import RobotStatus
@@ -50,7 +57,7 @@ class Topic:
         self.refusing = False
         """Whether the newest message that was looked at is unusable."""
         self._told = float("-inf")
-        self._node, self._use, self._qos_problem = node, use, ""
+        self._node, self._use, self._qos, self._qos_problem = node, use, qos, ""
         events = SubscriptionEventCallbacks(incompatible_qos=self._incompatible)
         self.subscription = node.create_subscription(
             kind, name, self._callback, qos, event_callbacks=events
@@ -65,7 +72,11 @@ class Topic:
     @property
     def qos_problem(self) -> str:
         """Which publishers cannot reach us because their quality of service is too low; mostly empty."""
-        if not self._qos_problem or not self._node.count_publishers(self.name):
+        if not self._qos_problem:
+            return ""
+        publishers = self._node.get_publishers_info_by_topic(self.name)
+        checks = [qos_check_compatible(entry.qos_profile, self._qos)[0] for entry in publishers]
+        if QoSCompatibility.ERROR not in checks:
             return ""
         return f"QoS does not match: {self._qos_problem}"
 
@@ -113,7 +124,7 @@ class Topic:
 
     def _callback(self, message: Any) -> None:
         self.received += 1
-        self.arrived, self._qos_problem = time.monotonic(), ""
+        self.arrived = time.monotonic()
         try:
             looked_at = self._use(message)
         except InputError as error:
