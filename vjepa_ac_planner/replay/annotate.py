@@ -60,7 +60,8 @@ class AnnotatedBag:
         self._goals = tuple(goals)
         self._goal: int | None = None
         self._before: Moment | None = None
-        self._bag = BagWriter(path)
+        # Large chunks: what a killed replay leaves is of no use, so nothing hurries to the disk.
+        self._bag = BagWriter(path, chunk_bytes=1 << 20)
 
     def __enter__(self) -> AnnotatedBag:
         return self
