@@ -597,8 +597,8 @@ class Rig:
     def start(self) -> None:
         """A planner process, active, with a goal; the arm at its start."""
         begin = self.robot.clock()
-        self.spawn()
-        self.robot.wait_status("idle: waiting", begin, 120.0)
+        self.spawn().wait_output("first plan took", 120.0)
+        self.robot.wait_status("idle: waiting", begin)
         self.teach()
 
     def teach(self) -> None:
