@@ -13,6 +13,7 @@ configure
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import traceback
@@ -129,6 +130,10 @@ class PlannerNode(LifecycleNode):
             self.create_service(Trigger, "~/reset", self._reset),
         ]
         self._diagnoses_timer = self.create_timer(DIAGNOSTICS_SECONDS, self._diagnose, clock=_steady())
+        # A full collection looks at every object there is, for a fifth of a second here, and no setpoint
+        # is sent meanwhile: what was made so far is left out of it from now on.
+        gc.collect()
+        gc.freeze()
 
     def _cleanup(self) -> None:
         if self._diagnoses_timer is not None:
@@ -140,6 +145,7 @@ class PlannerNode(LifecycleNode):
         session, self.session = self.session, None
         if session is not None:
             session.close()
+            gc.unfreeze()
 
     def _running(self) -> Session:
         if self.session is None:
