@@ -24,7 +24,7 @@ ARGUMENTS = {
     "model": "world model, a name or a folder (default: the profile's)",
     "task": "task YAML with goal images (default: wait for a goal on goal_image)",
     "dry_run": "plan and check everything, move nothing: true or false (default: the profile's)",
-    "record": "folder into which every run is recorded as a bag",
+    "record": "folder into which every run is recorded as a bag; true takes ./recordings",
     "autostart": "configure and activate at start: true or false (default: true)",
     "run_when_ready": "begin without ~/set_enabled; in a dry run only (default: false)",
     "use_sim_time": "take time from /clock: true or false (default: that of sim)",
@@ -49,6 +49,8 @@ def truth(name: str, text: str) -> bool:
 def start(context: LaunchContext) -> list[Action]:
     """The nodes, now that the arguments are known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    if given["record"].lower() in ("true", "false"):
+        given["record"] = "recordings" if truth("record", given["record"]) else ""
     sim = truth("sim", LaunchConfiguration("sim").perform(context))
     parameters: dict[str, object] = {
         name: given[name] for name in ("robot", "model", "task", "record") if given[name]
