@@ -6,7 +6,6 @@ horizon plans towards the goals, pauses when the safety layer says so, and holds
 
 from __future__ import annotations
 
-import os
 import threading
 import traceback
 from collections.abc import Iterator
@@ -36,9 +35,6 @@ from vjepa_ac_planner.ros.recording import Recordings
 from vjepa_ac_planner.ros.runner import GuardedPlanner, Job, Runner
 from vjepa_ac_planner.ros.setpoints import SetpointThread
 from vjepa_ac_planner.types import Command, Frame, Goal, Observation, Plan
-
-PLANNING_NICENESS = 5
-"""The worker gives way to the setpoint thread when cores are short."""
 
 
 class Session:
@@ -245,7 +241,8 @@ class Session:
     # In the worker thread.
 
     def _prepare_worker(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PLANNING_NICENESS)
+        # Its priority is not lowered: it often holds the interpreter's lock, and the setpoint thread
+        # would then wait for a thread that waits for a core.
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
 
