@@ -433,7 +433,7 @@ class Session:
             "device": self.planner.world_model.device,
             "goal": "none"
             if goals is None
-            else f"{goals.current.name} ({goals.index + 1} of {len(goals)})",
+            else f"{goals.current.name} ({min(goals.index + 1, len(goals))} of {len(goals)})",
             "steps": self._steps,
             "plans": len(guarded.seconds),
             "failed plans": guarded.failures,
