@@ -29,7 +29,7 @@ class CheckpointError(PlannerError):
 
 
 class BagError(PlannerError):
-    """A recording cannot be read or written: damaged, of an unknown kind, or without what is asked of it."""
+    """A recording cannot be read or written: damaged, of an unknown kind, or lacking what is asked of it."""
 
 
 class PlanningError(PlannerError):
