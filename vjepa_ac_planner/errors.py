@@ -29,7 +29,7 @@ class CheckpointError(PlannerError):
 
 
 class BagError(PlannerError):
-    """A recording cannot be read or written: damaged, of an unknown kind, or lacking what is asked of it."""
+    """A recording cannot be read or written: damaged, of an unknown kind, or lacking what is wanted."""
 
 
 class PlanningError(PlannerError):
