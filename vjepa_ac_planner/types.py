@@ -137,6 +137,9 @@ class Observation:
 
     frame: Frame
     state: RobotState
+    latent: Any = field(default=None, repr=False, compare=False)
+    """[N, D] tensor: what a world model sees in the frame, or expects to see, where that is known already;
+    None has the frame encoded."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ class Goal:
 
     frame: Frame
     name: str = "goal"
+    state: RobotState | None = None
+    """State of the arm in the image, where it is known; most planners need none."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,8 @@ class Plan:
     surprise: float | None = None
     """|z_0 - z_predicted|: how far the observed latent is from what the previous plan, whose first
     action was carried out, expected; None when there is no such plan."""
+    gripper: Literal["with", "without", "only"] | None = None
+    """What the search was told about the gripper, if that differed from the configuration."""
     predicted_latent: Any = field(default=None, repr=False, compare=False)
     """[N, D] tensor: the latent expected after the first action, for the next plan's ``surprise``."""
 

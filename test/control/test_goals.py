@@ -105,7 +105,7 @@ def test_task_files_that_cannot_work_are_refused(tmp_path):
 
     path = tmp_path / "task.yaml"
     path.write_text("name: t\ngoals: [{image: a.png, steps: 4}]\n")
-    with pytest.raises(ConfigError, match=r"goals\[0\]: unknown steps; valid: image, name, until"):
+    with pytest.raises(ConfigError, match=r"goals\[0\]: unknown steps .*; valid: image, name, until"):
         load_task(path, no_image)
     path.write_text("name: t\ngoals: []\n")
     with pytest.raises(ConfigError, match=r"task\.yaml: goals: received none"):
@@ -113,3 +113,43 @@ def test_task_files_that_cannot_work_are_refused(tmp_path):
     path.write_text("name: t\ngoals: [{image: a.png}]\n")
     with pytest.raises(InputError, match=r"a\.png: no such image"):
         load_task(path, no_image)
+
+
+def test_nothing_more_to_gain_switches_when_it_lasts():
+    goals = chain(settled_steps=2)
+    said = [goals.update(0.5, float(i), settled=settled) for i, settled in enumerate([1, 0, 1, 1])]
+    assert said == [None, None, None, "no plan gained anything for 2 steps, energy 0.5000"]
+    assert goals.current.name == "last" and goals.last
+
+
+def test_a_goal_can_be_left_for_the_next_but_the_last_one_stays():
+    goals = chain(max_steps=9)
+    assert not goals.last
+    assert goals.leave("enough") == "enough"
+    assert goals.current.name == "last"
+    assert goals.leave("enough") is None and not goals.done
+
+
+def test_a_task_file_names_gripper_grip_and_state(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text(
+        "name: t\n"
+        "goals:\n"
+        "  - {image: a.png, until: {settled_steps: 1, settled_below: 0.004}, gripper: settle_first,"
+        " full_grip: true}\n"
+        "  - {image: b.png, gripper: open, state: [0.5, 0.0, 0.3, 3.1, 0.0, -0.7, 0.0]}\n"
+    )
+    _, goals = load_task(path, lambda path: goal("").frame)
+    first = goals.sub_goal
+    assert (first.gripper, first.full_grip, first.goal.state) == ("settle_first", True, None)
+    goals.leave("")
+    last = goals.sub_goal
+    assert (last.gripper, last.full_grip) == ("open", False)
+    assert last.goal.state.position.tolist() == [0.5, 0.0, 0.3]
+
+    path.write_text("name: t\ngoals: [{image: a.png, gripper: squeeze}]\n")
+    with pytest.raises(ConfigError, match=r"gripper: received 'squeeze', allowed 'preset', 'plan', 'hold'"):
+        load_task(path, lambda path: goal("").frame)
+    path.write_text("name: t\ngoals: [{image: a.png, state: [0.5, 0.0]}]\n")
+    with pytest.raises(InputError, match=r"state: expected shape 7, received \(2,\)"):
+        load_task(path, lambda path: goal("").frame)

@@ -300,3 +300,93 @@ def test_failing_plans_never_end_a_run_that_must_go_on():
     episode = loop(model=Failing(), config=config).run(world, 9)
     assert (episode.stop_reason, len(episode.steps)) == ("max steps", 9)
     np.testing.assert_allclose(world.state, START)
+
+
+class HandModel(PointModel):
+    """The latent shows position and closedness; an arm that is off weighs more than fingers that are."""
+
+    def encode(self, images):
+        pixels = torch.tensor(np.array([frame.image[0, :2, 0] for frame in images])).float()
+        places = super().encode(images)
+        return torch.cat((places, pixels[:, None, 1:] / 200.0), dim=-1)
+
+    def rollout(self, z0, s0, actions):
+        states = geometry.integrate(s0, actions)
+        moved = torch.cat((actions[..., :3], actions[..., 6:]), dim=-1).cumsum(1)
+        return z0 + moved[..., None, :], states
+
+
+class HandWorld(PointWorld):
+    def observe(self):
+        image = hand_picture(self.state[:3], self.state[6])
+        return Observation(Frame(image, self.time), RobotState(self.state, self.time))
+
+
+def hand_picture(position, closedness):
+    image = picture(position)
+    image[0, 1, 0] = round(200 * closedness)
+    return image
+
+
+def grasp(mode, *, full_grip=False, settled_steps=1):
+    rule = SwitchRule(max_steps=15, settled_steps=settled_steps, settled_below=0.006)
+    frame = Frame(hand_picture(TARGET, 0.5))
+    return GoalChain(SubGoal(Goal(frame, "closed"), rule, mode, full_grip))
+
+
+def gripper_loop(goals):
+    runner = loop(goals, model=HandModel(), hold_margin=0.02)
+    return runner.run(HandWorld(), 20)
+
+
+def test_settle_first_closes_only_where_the_arm_has_settled():
+    episode = gripper_loop(grasp("settle_first"))
+    assert episode.stop_reason == "goals done" and "no plan gained anything" in episode.detail
+    closing = [
+        step for step in episode.steps if step.command.target[6] > step.observation.state.gripper + 0.01
+    ]
+    assert closing
+    for step in closing:
+        assert np.linalg.norm(step.observation.state.position - TARGET) < 0.02
+        assert step.plan.gripper == "only" and step.moved
+    assert episode.final.state.gripper == pytest.approx(0.5, abs=0.1)
+    for step in episode.steps[: closing[0].index]:
+        assert step.plan.gripper == "without" and step.command.target[6] == 0.0
+
+    together = gripper_loop(grasp("plan"))
+    first = next(step for step in together.steps if step.command.target[6] > 0.01)
+    assert np.linalg.norm(first.observation.state.position - TARGET) > 0.1  # what settle_first is there for
+
+
+def test_a_full_grip_commands_closed_where_the_plan_finds_the_touch():
+    episode = gripper_loop(grasp("settle_first", full_grip=True))
+    told = [step for step in episode.steps if step.plan.gripper == "only"]
+    assert told[0].plan.action[6] == pytest.approx(0.5, abs=0.1)
+    assert told[0].command.target[6] == pytest.approx(1.0)
+
+
+def test_a_schedule_closes_and_goes_on_through_the_safety_layer():
+    episode = gripper_loop(grasp("close"))
+    grips = [step for step in episode.steps if step.scheduled]
+    assert len(grips) == 3 and episode.stop_reason == "goals done"
+    assert all(step.command.kind == "move" and step.command.target[6] == 1.0 for step in grips)
+    assert all(np.linalg.norm(step.observation.state.position - TARGET) < 0.02 for step in grips)
+    # What was not carried out must not be compared with what comes next.
+    assert all(episode.steps[step.index + 1].plan.surprise is None for step in grips[:-1])
+
+    paused = loop(grasp("close"), SafetyConfig(LIMITS, dry_run=True), model=HandModel())
+    world = HandWorld((*TARGET, *START[3:]))
+    dry = paused.run(world, 6)
+    assert any(step.scheduled for step in dry.steps) and not any(step.moved for step in dry.steps)
+    assert world.state[6] == 0.0
+
+
+def test_a_sub_goal_at_which_nothing_is_gained_gives_way_instead_of_ending_the_run():
+    here = goal((0.4, -0.2, 0.2), "here")
+    rule = SwitchRule(timeout_s=3000.0)  # never, here
+    world = PointWorld((0.402, -0.2, 0.2, *START[3:]))
+    episode = loop(GoalChain([SubGoal(here, rule), goal(TARGET, "end")])).run(world, 30)
+    switch = next(step for step in episode.steps if step.switched)
+    assert switch.goal.name == "here" and "standing still" in switch.switched
+    assert episode.stop_reason == "settled"
+    assert np.linalg.norm(world.state[:3] - TARGET) < 0.02

@@ -205,6 +205,7 @@ def plan_record(step: Step, goals: Sequence[Goal] = ()) -> PlanRecord:
         record,
         planned=True,
         seed=plan.seed,
+        gripper=plan.gripper,
         # Surprise is what a plan handed over left to be compared, so it is there if one was.
         warm_started=plan.surprise is not None,
         actions=tuple(map(_floats, plan.actions)),

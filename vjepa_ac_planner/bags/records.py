@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.config import from_mapping, to_mapping
@@ -121,6 +121,8 @@ class PlanRecord:
     """Whether there is a plan; the fields below are meaningless without."""
     seed: int | None = None
     """Seed of the search."""
+    gripper: Literal["with", "without", "only"] | None = None
+    """What the search was told about the gripper, if that differed from the configuration."""
     warm_started: bool = False
     """Whether the plan of the step before was handed to the planner."""
     actions: tuple[tuple[float, ...], ...] = ()

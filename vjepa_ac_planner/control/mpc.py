@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Reversible
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Literal, Protocol
 
@@ -15,10 +15,12 @@ from torch import Tensor
 from vjepa_ac_planner.config import check_range, check_ranges, ranged
 from vjepa_ac_planner.control.environment import Environment, MovesOn, ReportsStatus, RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
+from vjepa_ac_planner.control.gripping import GRIP_STEPS, Decision, decide, full_grip, grip_target
 from vjepa_ac_planner.control.limits import Finding
 from vjepa_ac_planner.control.safety import SafetyLayer, Verdict
 from vjepa_ac_planner.errors import PlannerError
 from vjepa_ac_planner.planning.optimiser import Cancel
+from vjepa_ac_planner.planning.proposals import GripperSearch
 from vjepa_ac_planner.types import Command, Goal, Observation, Plan
 
 StopReason = Literal["reached", "settled", "goals done", "max steps", "paused", "cancelled", "failing"]
@@ -36,6 +38,7 @@ class Plans(Protocol):
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
         seed: int | None = None,
+        gripper: GripperSearch | None = None,
     ) -> Plan:
         """See :meth:`vjepa_ac_planner.planning.planner.Planner.plan`."""
         ...
@@ -48,8 +51,8 @@ class LoopConfig:
     deadline_s: float | None = ranged(None, low=0.001, high=600.0, unit="s")
     """Time one plan may take [s]; null waits for it."""
     settled_holds: int | None = ranged(3, low=1, high=1000)
-    """End after this many holds in a row because no plan improves on standing still: as near to the goal
-    as this model can tell. null goes on."""
+    """After this many holds in a row because no plan improves on standing still, as near to the goal as
+    this model can tell, end the run, or go on to the next goal of a chain. null goes on."""
     max_failures: int | None = ranged(3, low=1, high=1000)
     """End after this many failed plans in a row; null goes on trying."""
     seed: int = ranged(0, low=0, high=2**62)
@@ -78,6 +81,8 @@ class Step:
     """Why the goal was left after this step; empty if it was not."""
     timings: dict[str, float]
     """Seconds by stage: ``observe``, ``plan``, ``safety``, ``apply``."""
+    scheduled: bool = False
+    """Whether the gripper was opened or closed because the goal says so, and the plan left undone."""
 
     @property
     def moved(self) -> bool:
@@ -169,7 +174,7 @@ class RecedingHorizon:
                     stop = "max steps", f"{max_steps} steps were taken"
                 if stop is not None:
                     break
-                step = self._step(environment, observation, index, _previous(steps), cancel)
+                step = self._step(environment, observation, index, steps, cancel)
                 step.timings["observe"] = seconds
                 steps.append(step)
                 index += 1
@@ -187,66 +192,103 @@ class RecedingHorizon:
 
     def _looks_back(self) -> int:
         """How many of the last steps the rules of this loop need."""
-        return max(self.config.max_failures or 1, self.config.settled_holds or 1)
+        return max(self.config.max_failures or 1, self.config.settled_holds or 1, GRIP_STEPS)
 
     def _step(
         self,
         environment: Environment,
         observation: Observation,
         index: int,
-        previous: Plan | None,
+        steps: deque[Step],
         cancel: Cancel | None,
     ) -> Step:
         goal = self.goals.current
         begin = time.perf_counter()
         status = _status(environment)
-        plan, error = None, ""
+        decision, error = None, ""
         verdict = self.safety.refuse(observation, self._now(observation), status)
         if verdict is None:
-            plan, error = self._plan(observation, goal, index, previous, cancel)
+            decision, error = self._decide(observation, goal, index, steps, cancel)
         planned = time.perf_counter()
         if verdict is None:
-            verdict = self._judge(environment, plan, observation, error)
+            verdict = self._verdict(environment, decision, observation, error)
         judged = time.perf_counter()
         environment.apply(verdict.command)
         applied = time.perf_counter()
-        switched = None if plan is None else self.goals.update(plan.current_energy, self._now(observation))
-        if switched is not None:
-            self.safety.new_goal()
-        timings = {"plan": planned - begin, "safety": judged - planned, "apply": applied - judged}
-        return Step(
+        step = Step(
             index,
             observation,
             goal,
-            plan,
+            None if decision is None else decision.plan,
             verdict.command,
             verdict.findings,
             error,
-            switched or "",
-            timings,
+            "",
+            {"plan": planned - begin, "safety": judged - planned, "apply": applied - judged},
+            scheduled=decision is not None and decision.grip is not None,
         )
+        switched = None if decision is None else self._switch(step, decision, steps)
+        return replace(step, switched=switched or "")
 
-    def _plan(
+    def _decide(
         self,
         observation: Observation,
         goal: Goal,
         index: int,
-        previous: Plan | None,
+        steps: deque[Step],
         cancel: Cancel | None,
-    ) -> tuple[Plan | None, str]:
-        """A plan, or why there is none."""
-        try:
-            plan = self.planner.plan(
+    ) -> tuple[Decision | None, str]:
+        """What to do, or why there is no plan."""
+        previous, limit, begin = _previous(steps), self.config.deadline_s, time.monotonic()
+
+        def search(gripper: GripperSearch | None) -> Plan:
+            # A second search of one step has what the first one left of the time.
+            left = None if limit is None else max(limit - (time.monotonic() - begin), 0.001)
+            return self.planner.plan(
                 observation,
                 goal,
                 warm_start=previous,
-                deadline_s=self.config.deadline_s,
+                deadline_s=left,
                 cancel=cancel,
                 seed=self.config.seed + index,
+                gripper=gripper,
             )
+
+        grips = _count_back(steps, lambda step: step.scheduled and not step.switched)
+        try:
+            return decide(search, self.goals.sub_goal, grips), ""
         except PlannerError as problem:
             return None, f"{type(problem).__name__}: {problem}"
-        return plan, ""
+
+    def _verdict(
+        self,
+        environment: Environment,
+        decision: Decision | None,
+        observation: Observation,
+        error: str,
+    ) -> Verdict:
+        if decision is None:
+            return self._judge(environment, None, observation, error)
+        if decision.grip is not None:
+            state = environment.newest().state if isinstance(environment, MovesOn) else observation.state
+            target = grip_target(state, decision.grip)
+            return self.safety.toward(target, state, self._now(observation), _status(environment))
+        plan = decision.plan
+        if self.goals.sub_goal.full_grip:
+            plan = full_grip(plan, observation.state)
+        return self._judge(environment, plan, observation, error)
+
+    def _switch(self, step: Step, decision: Decision, steps: deque[Step]) -> str | None:
+        """Why the goal is left after this step, if it is."""
+        now, energy = self._now(step.observation), decision.plan.current_energy
+        reason = self.goals.update(energy, now, settled=decision.settled)
+        holds, limit = 1 + _count_back(steps, _stands_still), self.config.settled_holds
+        if reason is None and limit is not None and holds >= limit and _stands_still(step):
+            # At the last goal this ends the run; before it, there is somewhere else to go.
+            reason = self.goals.leave(f"no plan improved on standing still {holds} times in a row")
+        if reason is not None:
+            self.safety.new_goal()
+        return reason
 
     def _judge(
         self, environment: Environment, plan: Plan | None, observation: Observation, failure: str
@@ -294,11 +336,12 @@ def _previous(steps: deque[Step]) -> Plan | None:
     """The last plan, if its first action was carried out as it was, towards the goal that still holds."""
     if not steps or not steps[-1].moved or steps[-1].findings or steps[-1].switched:
         return None
-    return steps[-1].plan
+    return None if steps[-1].scheduled else steps[-1].plan
 
 
 def _stands_still(step: Step) -> bool:
-    return step.plan is not None and not step.plan.improves and not step.moved
+    """Whether nothing was gained by moving, towards the goal that still holds."""
+    return step.plan is not None and not (step.plan.improves or step.moved or step.switched)
 
 
 def _is_cancelled(cancel: Cancel | None) -> bool:

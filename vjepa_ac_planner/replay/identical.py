@@ -136,6 +136,7 @@ def _again(
             goals[record.goal_index],
             warm_start=warm if record.warm_started else None,
             seed=record.seed,
+            gripper=record.gripper,
         )
     except PlannerError as error:
         return f"because {error}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from vjepa_ac_planner.control.mpc import Plans
 from vjepa_ac_planner.errors import PlannerError, PlanningError
 from vjepa_ac_planner.planning.optimiser import Cancel
+from vjepa_ac_planner.planning.proposals import GripperSearch
 from vjepa_ac_planner.types import Goal, Observation, Plan
 
 Job = Callable[[], None]
@@ -133,12 +134,18 @@ class GuardedPlanner:
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
         seed: int | None = None,
+        gripper: GripperSearch | None = None,
     ) -> Plan:
         """See :meth:`vjepa_ac_planner.planning.planner.Planner.plan`."""
         begin = time.monotonic()
         if (arrived := self._arrival()) is not None:
             self.waits.append(begin - arrived)
-        options: dict[str, Any] = {"deadline_s": deadline_s, "cancel": cancel, "seed": seed}
+        options: dict[str, Any] = {
+            "deadline_s": deadline_s,
+            "cancel": cancel,
+            "seed": seed,
+            "gripper": gripper,
+        }
         try:
             plan = self._planner.plan(observation, goal, warm_start=warm_start, **options)
         except PlannerError:
