@@ -29,6 +29,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from vjepa_ac_planner.errors import ConfigError, PlannerError
+from vjepa_ac_planner.ros import priority
 from vjepa_ac_planner.ros.parameters import NodeConfig, declare, parameters, resolve
 from vjepa_ac_planner.ros.profile import load_profile
 from vjepa_ac_planner.ros.session import Session
@@ -229,8 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ours, not rclpy's: its handler takes the context down first, and no hold could be sent any more.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stop.append(received))
-    # The setpoint thread must not wait 5 ms for each turn of the interpreter.
+    # The setpoint thread must not wait 5 ms for each turn of the interpreter, nor for a core.
     sys.setswitchinterval(0.001)
+    priority.prefer_process()
     rclpy.init(
         args=None if argv is None else ["planner", *argv], signal_handler_options=SignalHandlerOptions.NO
     )

@@ -6,23 +6,20 @@ What to send is decided by :class:`~vjepa_ac_planner.control.stream.SetpointStre
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.stream import Setpoint, SetpointStream
+from vjepa_ac_planner.ros import priority
 from vjepa_ac_planner.types import Command, RobotState
 
 Mode = Literal["silent", "run", "ending"]
 
-REALTIME_PRIORITY = 10
-"""Low among real-time threads: above everything that is none, below drivers and the robot's own."""
 ENDING_SECONDS = 0.5
 """After a stop, holds are sent for this long before the stream falls silent."""
 
@@ -123,7 +120,7 @@ class SetpointThread:
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        _ask_for_priority()
+        priority.realtime_thread()
         due, last, last_ros = time.monotonic(), time.monotonic(), self._clock()
         while not self._closed.wait(max(0.0, due - time.monotonic())):
             begin, ros = time.monotonic(), self._clock()
@@ -159,12 +156,3 @@ class SetpointThread:
                 old.late + (gap > 2.0 * self.period),
                 setpoint,
             )
-
-
-def _ask_for_priority() -> None:
-    """Real-time scheduling for the calling thread, where the system grants it; else as before.
-
-    A robot's control machine usually does (``rtprio`` in limits.conf); nothing here depends on it.
-    """
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME_PRIORITY))
