@@ -9,31 +9,43 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig
+from vjepa_ac_planner.sim import oracle
 from vjepa_ac_planner.sim.baselines import PixelOracleModel, RandomPlanner
-from vjepa_ac_planner.sim.evaluate import ReachResult, evaluate_reach, summarise, wilson_interval
+from vjepa_ac_planner.sim.evaluate import (
+    TrialResult,
+    run_oracle,
+    run_trial,
+    summarise,
+    wilson_interval,
+)
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim
-from vjepa_ac_planner.sim.tasks import Task
-from vjepa_ac_planner.types import Goal, Observation, Plan
+from vjepa_ac_planner.sim.protocol import PROTOCOLS, Protocol, goal_chain, loop_config
+from vjepa_ac_planner.sim.tasks import Task, make_task
+from vjepa_ac_planner.types import Command, Goal, Observation, Plan
 
 
-class StraightPlanner:
-    """Knows the goal position: what the loop gives when the planner is right."""
+class KnowingPlanner:
+    """Knows the arm's state in every goal image: what the loop gives when the planner is right."""
 
-    def __init__(self, task: Task) -> None:
-        self.goal = task.goal_position
+    def __init__(self, task: Task, chain: GoalChain) -> None:
+        self._states = dict(zip(map(id, chain.goals), task.goal_states[-len(chain) :], strict=True))
 
     def plan(self, observation: Observation, goal: Goal, **options: object) -> Plan:
-        state = observation.state.vector
+        state, target = observation.state.vector, self._states[id(goal)]
         action = np.zeros(7)
-        action[:3] = np.clip(self.goal - state[:3], -0.075, 0.075)
-        moved = np.linalg.norm(action) > 0.004
+        if options["gripper"] != "only":
+            action[:3] = np.clip(target[:3] - state[:3], -0.075, 0.075)
+        if options["gripper"] in ("with", "only") and abs(target[6] - state[6]) > 0.1:
+            action[6] = target[6] - state[6]
+        gains = np.linalg.norm(action[:3]) > 0.004 or action[6] != 0.0
         return Plan(
             action[None],
             np.stack([state, state]),
-            energy=0.0 if moved else 1.0,
+            energy=0.0 if gains else 1.0,
             zero_energy=0.5,
             current_energy=0.5,
             iterations=(),
@@ -44,10 +56,18 @@ class StraightPlanner:
         )
 
 
+def trial(sim: PandaSim, name: str, seed: int, protocol: Protocol) -> TrialResult:
+    task = make_task(name, seed, sim, sub_goals=protocol.sub_goals)
+    chain = goal_chain(task, protocol)
+    loop = loop_config(task, protocol, seed)
+    return run_trial(sim, task, KnowingPlanner(task, chain), chain, loop=loop)[0]
+
+
 def test_a_planner_that_is_right_reaches_every_goal(sim: PandaSim) -> None:
-    summary = evaluate_reach(StraightPlanner, range(4), sim)
+    results = [trial(sim, "reach", seed, Protocol()) for seed in range(4)]
+    summary = summarise(results, 12)
     assert summary["success_rate"] == 1.0 and summary["trials"] == 4 and summary["seeds"] == [0, 1, 2, 3]
-    assert summary["median_final_error_m"] < 0.005
+    assert summary["median_final_error_m"] < 0.005 and summary["causes"] == {}
     by_step = summary["mean_error_by_step_m"]
     assert len(by_step) == 13 and 0.15 < by_step[0] < 0.35
     assert all(later <= earlier + 2e-3 for earlier, later in pairwise(by_step))
@@ -55,18 +75,45 @@ def test_a_planner_that_is_right_reaches_every_goal(sim: PandaSim) -> None:
     assert json.loads(json.dumps(summary)) == json.loads(json.dumps(summary))
 
 
-def test_random_actions_do_not_reach_it(sim: PandaSim) -> None:
-    positions = []
-    summary = evaluate_reach(
-        lambda task: RandomPlanner(),
-        range(3),
-        sim,
-        on_episode=lambda task, episode, result: positions.extend(
-            step.command.target[:3] for step in episode.steps
-        ),
+@pytest.mark.parametrize(
+    "task", ["grasp_cup", "grasp_box", "reach_with_object", "pick_place_cup", "pick_place_box"]
+)
+@pytest.mark.parametrize("gripper", ["settle_first", "schedule"])
+def test_the_goal_logic_solves_every_task_for_a_planner_that_is_right(
+    sim: PandaSim, task: str, gripper: str
+) -> None:
+    protocol = Protocol(gripper=gripper)  # type: ignore[arg-type]
+    results = [trial(sim, task, seed, protocol) for seed in range(2)]
+    assert [result.cause for result in results] == ["", ""]
+    assert all(result.success for result in results)
+
+
+def test_the_papers_protocol_ends_after_its_steps(sim: PandaSim) -> None:
+    result = trial(sim, "pick_place_cup", 0, PROTOCOLS["paper"])
+    assert (
+        result.steps == 22 and result.goals_done == 3 and result.stop_reason in ("goals done", "max steps")
     )
-    assert summary["success_rate"] < 1.0 and len(positions) == 36
-    assert all(WORKSPACE.contains(position, 1e-9) for position in positions)
+
+
+def test_random_actions_do_not_reach_it(sim: PandaSim) -> None:
+    for seed in range(3):
+        task = make_task("reach", seed, sim)
+        result, episode = run_trial(sim, task, RandomPlanner(), GoalChain(task.goals[-1]))
+        assert not result.success and result.steps == 12 and result.cause == "out of steps"
+        assert all(WORKSPACE.contains(step.command.target[:3], 1e-9) for step in episode.steps)
+
+
+def test_the_oracle_is_judged_by_the_same_rule(sim: PandaSim) -> None:
+    task = make_task("grasp_box", 0, sim)
+    assert run_oracle(sim, task).success
+
+    class Idle(Task):
+        def oracle(self, sim: PandaSim) -> oracle.Script:
+            return iter(())
+
+    idle = Idle(**{name: getattr(task, name) for name in task.__dataclass_fields__})
+    result = run_oracle(sim, idle)
+    assert not result.success and result.steps == 0
 
 
 def test_pixel_oracle_predicts_the_true_picture(sim: PandaSim) -> None:
@@ -74,41 +121,43 @@ def test_pixel_oracle_predicts_the_true_picture(sim: PandaSim) -> None:
     import torch
 
     sim.reset(3)
-    model = PixelOracleModel(sim, sim.objects(), 32)
-    observation = sim.observe()
-    z0 = model.encode([observation.frame])[0]
-    s0 = torch.tensor(observation.state.vector)
-    action = torch.zeros(1, 2, 7, dtype=torch.float64)
-    action[0, 0, 0] = action[0, 1, 1] = 0.05
-    latents, states = model.rollout(z0, s0, action)
+    with PandaSim(sim.config) as imagination:
+        model = PixelOracleModel(imagination, sim, 32)
+        observation = sim.observe()
+        z0 = model.encode([observation.frame])[0]
+        s0 = torch.tensor(observation.state.vector)
+        action = torch.zeros(1, 2, 7, dtype=torch.float64)
+        action[0, 0, 0] = action[0, 1, 1] = 0.05
+        latents, states = model.rollout(z0, s0, action)
     assert latents.shape == (1, 2, 32 * 32, 3) and states.shape == (1, 3, 7)
-    sim.reset_to(states[0, 2].numpy())
-    assert torch.equal(latents[0, 1], model.encode([sim.observe().frame])[0])
+    np.testing.assert_array_equal(sim.state(), observation.state.vector)  # only imagined
+    for state, latent in zip(states[0, 1:], latents[0], strict=True):
+        sim.apply(Command("move", state.numpy(), 0.25))
+        assert torch.equal(latent, model.encode([sim.observe().frame])[0])
     assert not torch.equal(latents[0, 0], latents[0, 1])
 
 
-def test_pixel_oracle_comes_nearer(sim: PandaSim, shared_sim: PandaSim) -> None:
+def test_pixel_oracle_comes_nearer(sim: PandaSim) -> None:
     overrides = {"cem": {"samples": 12, "elites": 3, "iterations": 2, "keep_elites": 1}}
     config = PlannerConfig.preset("demo", overrides)
+    task = make_task("reach", 1, sim)
     with PandaSim(sim.config) as imagination:
-        summary = evaluate_reach(
-            lambda task: Planner(PixelOracleModel(imagination, sim.objects(), 32), config),
-            [1],
-            sim,
-            max_steps=4,
-        )
-    by_step = summary["mean_error_by_step_m"]
-    assert by_step[-1] < 0.6 * by_step[0]
+        planner = Planner(PixelOracleModel(imagination, sim, 32), config)
+        result, _ = run_trial(sim, task, planner, GoalChain(task.goals[-1]), max_steps=4)
+    assert result.final_error_m < 0.6 * result.start_error_m
 
 
 def test_summary_counts_the_end_and_not_the_best_moment() -> None:
-    near_then_away = ReachResult(1, False, (0.2, 0.01, 0.1), 2, "max steps", (0.1, 0.3))
-    there = ReachResult(2, True, (0.3, 0.02), 1, "settled", (0.2,))
+    near_then_away = TrialResult(
+        "reach", 1, False, (0.2, 0.01, 0.1), 2, "max steps", (0.1, 0.3), "out of steps"
+    )
+    there = TrialResult("reach", 2, True, (0.3, 0.02), 1, "settled", (0.2,))
     summary = summarise([near_then_away, there], max_steps=2)
-    assert summary["success_rate"] == 0.5
+    assert summary["success_rate"] == 0.5 and summary["causes"] == {"out of steps": 1}
     assert summary["mean_error_by_step_m"] == pytest.approx([0.25, 0.015, 0.06])
     assert summary["median_final_error_m"] == pytest.approx(0.06)
     assert summary["p50_plan_s"] == pytest.approx(0.2)
+    assert len(summarise([near_then_away, there])["mean_error_by_step_m"]) == 3
 
 
 def test_no_seeds_is_an_error() -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.sim import oracle
 from vjepa_ac_planner.sim.model import TCP_OFFSET
-from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, down_state
+from vjepa_ac_planner.sim.panda import WORKSPACE, ObjectPose, PandaSim, down_state
+from vjepa_ac_planner.sim.randomise import PLAIN
 from vjepa_ac_planner.sim.tasks import SAFE_HEIGHT, TASKS, make_task, run
 
 
@@ -81,3 +83,59 @@ def test_pick_and_place_has_two_sub_goals_and_a_final_one(sim: PandaSim) -> None
 def test_unknown_task_lists_the_known_ones(sim: PandaSim) -> None:
     with pytest.raises(InputError, match="received 'dance', allowed reach, grasp_cup"):
         make_task("dance", 0, sim)
+
+
+def test_fine_sub_goals_show_the_hand_above_then_the_object_grasped_and_lifted(sim: PandaSim) -> None:
+    task = make_task("pick_place_box", 2, sim, sub_goals="fine")
+    assert [goal.name for goal in task.goals] == ["above", "grasped", "lifted", "near", "placed"]
+    assert [stage.grip for stage in task.stages] == ["", "close", "", "", "open"]
+    above, grasped, lifted, _, placed = task.goal_states
+    assert above[2] - grasped[2] > 0.06 and lifted[2] - grasped[2] > 0.08
+    assert above[6] < 0.05 and grasped[6] > 0.2 and placed[6] < 0.05
+    paper = make_task("pick_place_box", 2, sim)
+    assert (paper.start == task.start).all() and paper.goal_object == task.goal_object
+
+
+@pytest.mark.parametrize("name", TASKS[1:])
+def test_oracle_solves_fine_sub_goals_and_other_looks(sim: PandaSim, name: str) -> None:
+    for seed in range(2):
+        task = make_task(name, seed, sim, sub_goals="fine", randomise=1.0)
+        task.begin(sim)
+        assert not task.success(sim)
+        assert run(sim, task.oracle(sim)) <= task.max_steps and task.success(sim)
+
+
+def test_each_seed_has_its_own_look_which_begin_puts_on(sim: PandaSim) -> None:
+    one, other = (make_task("grasp_cup", seed, sim, randomise=1.0) for seed in (3, 4))
+    assert one.appearance != other.appearance != PLAIN
+    one.begin(sim)
+    assert sim.appearance == one.appearance
+    make_task("grasp_cup", 3, sim)
+    assert sim.appearance == PLAIN
+
+
+def test_a_cup_that_lies_beside_its_place_is_not_placed(sim: PandaSim) -> None:
+    task = make_task("pick_place_cup", 1, sim)
+    assert task.goal_object is not None
+    stands = task.goal_object
+    aside = ObjectPose((stands.position[0], stands.position[1] + 0.06, stands.position[2]))
+    near = ObjectPose((stands.position[0], stands.position[1] + 0.04, stands.position[2]))
+    high = down_state([0.5, 0.0, 0.5])
+    sim.reset_to(high, {"cup": near})
+    assert task.success(sim)
+    sim.reset_to(high, {"cup": aside})
+    assert not task.success(sim)
+    lifted = ObjectPose((*stands.position[:2], stands.position[2] + 0.05))
+    sim.reset_to(high, {"cup": lifted})
+    assert not task.success(sim)
+
+
+def test_the_lift_test_tells_a_grip_from_a_touch(sim: PandaSim) -> None:
+    task = make_task("grasp_cup", 2, sim)
+    run(sim, oracle.grasp(sim, "cup", lift=False, align=False))
+    task.lift(sim)
+    assert task.success(sim) and task.lifted(sim)
+    task.begin(sim)
+    run(sim, oracle.hover(sim, "cup"))
+    task.lift(sim)
+    assert not task.success(sim)

@@ -13,7 +13,7 @@ from vjepa_ac_planner.cli.plan import plan_record
 if TYPE_CHECKING:
     from vjepa_ac_planner.control.mpc import Episode, Step
     from vjepa_ac_planner.report.records import Report
-    from vjepa_ac_planner.sim.evaluate import ReachResult
+    from vjepa_ac_planner.sim.evaluate import TrialResult
 
 DETAILS = """\
 The planner sees camera images and the arm's own pose, never where the goal is. DIR receives report.html
@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the episodes, write the page, and say where it is."""
-    from vjepa_ac_planner.cli.evaluate import make_simulation
+    from vjepa_ac_planner.cli.trial import make_simulation
     from vjepa_ac_planner.cli.recording import Recorder
     from vjepa_ac_planner.planning.planner import Planner
     from vjepa_ac_planner.planning.presets import PlannerConfig
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         result = reach_result(task, episode)
         say(_verdict(result))
 
-        others: list[ReachResult] = []
+        others: list[TrialResult] = []
         rest = sim.snapshot()
         for seed in range(args.seed + 1, args.seed + args.episodes):
             other = make_task("reach", seed, sim)
@@ -116,7 +116,7 @@ def _line(step: Step, error: float) -> str:
     )
 
 
-def _verdict(result: ReachResult) -> str:
+def _verdict(result: TrialResult) -> str:
     word = styled("reached", "green") if result.success else styled("not reached", "red")
     way = f"{result.start_error_m * 100:.1f} -> {result.final_error_m * 100:.1f} cm"
     return f"{word}: {way} in {result.steps} steps"
@@ -135,7 +135,7 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _record(
-    report: Report, episode: Episode, result: ReachResult, others: list[ReachResult]
+    report: Report, episode: Episode, result: TrialResult, others: list[TrialResult]
 ) -> dict[str, Any]:
     """The run as plain data: every plan with its evidence, without the pictures."""
     return {

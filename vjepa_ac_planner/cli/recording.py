@@ -15,14 +15,14 @@ from vjepa_ac_planner import __version__, geometry
 from vjepa_ac_planner.control.mpc import Episode, Step
 from vjepa_ac_planner.planning.landscape import energy_landscape
 from vjepa_ac_planner.planning.planner import Planner
-from vjepa_ac_planner.preprocess import IMAGENET_MEAN, IMAGENET_STD, frames_to_pixels
+from vjepa_ac_planner.preprocess import as_seen
 from vjepa_ac_planner.report.records import EpisodeRow, Image, Landscape, Report, StepRecord
-from vjepa_ac_planner.sim.evaluate import ReachResult
+from vjepa_ac_planner.sim.evaluate import TrialResult
 from vjepa_ac_planner.sim.model import TCP_OFFSET
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import STEP_SECONDS
 from vjepa_ac_planner.sim.tasks import REACHED, Task
-from vjepa_ac_planner.types import ACTION_NAMES, FloatArray, Frame
+from vjepa_ac_planner.types import ACTION_NAMES, FloatArray
 
 PICTURE = 640
 """Size of the report's pictures [pixels]; the model sees smaller ones."""
@@ -54,12 +54,12 @@ class Recorder:
     def report(
         self,
         episode: Episode,
-        result: ReachResult,
+        result: TrialResult,
         planner: Planner,
         *,
         preset: str,
         command: str,
-        others: Sequence[ReachResult] = (),
+        others: Sequence[TrialResult] = (),
     ) -> Report:
         """Everything that stands on the page."""
         self._snapshots[-1] = self._sim.snapshot()  # at rest, after the last hold
@@ -88,7 +88,7 @@ class Recorder:
             ),
             goal_pixel=_pair(self.pixels(self._task.goal_states[-1][None])[0]),
             trail=self.pixels(np.stack(states)),
-            model_views={key: _seen(frame, description.image_size) for key, frame in views.items()},
+            model_views={key: as_seen(frame, description.image_size) for key, frame in views.items()},
             control_period=STEP_SECONDS,
             landscapes=self._landscapes(episode, planner),
             episodes=tuple(_row(other) for other in others),
@@ -183,14 +183,7 @@ def _pair(point: FloatArray) -> tuple[float, float]:
     return float(point[0]), float(point[1])
 
 
-def _seen(frame: Frame, size: int) -> Image:
-    """The picture as the model receives it: preprocessed, with the normalisation taken back."""
-    pixels = frames_to_pixels([frame], size, torch.device("cpu"))[0]  # [3, S, S]
-    image = pixels.permute(1, 2, 0).numpy() * IMAGENET_STD + IMAGENET_MEAN
-    return np.ascontiguousarray(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8))
-
-
-def _row(result: ReachResult) -> EpisodeRow:
+def _row(result: TrialResult) -> EpisodeRow:
     return EpisodeRow(
         seed=result.seed,
         start=result.start_error_m,

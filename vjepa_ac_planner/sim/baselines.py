@@ -6,7 +6,7 @@ layer, optimiser and goals are the very same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,17 @@ from torch import Tensor
 
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.planning.optimiser import Cancel
+from vjepa_ac_planner.planning.proposals import GripperSearch
 from vjepa_ac_planner.preprocess import frames_to_pixels
-from vjepa_ac_planner.sim.panda import WORKSPACE, ObjectPose, PandaSim
-from vjepa_ac_planner.types import Frame, Goal, Observation, Plan
+from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, Vector
+from vjepa_ac_planner.sim.safety import STEP_SECONDS
+from vjepa_ac_planner.types import Command, Frame, Goal, Observation, Plan
 
 
 class RandomPlanner:
     """Translations drawn uniformly from the planner's box, staying in the workspace.
+
+    Where the gripper is searched too, one step in four opens or closes it.
 
     Args:
         max_step: largest change along each axis [m].
@@ -40,12 +44,17 @@ class RandomPlanner:
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
         seed: int | None = None,
+        gripper: GripperSearch | None = None,
     ) -> Plan:
         """A random action, presented as an improvement so that it is carried out."""
         state = observation.state.vector
-        move = np.random.default_rng(seed).uniform(-self.max_step, self.max_step, 3)
+        rng = np.random.default_rng(seed)
         action = np.zeros(7)
-        action[:3] = WORKSPACE.clip(state[:3] + move) - state[:3]
+        if gripper != "only":
+            move = rng.uniform(-self.max_step, self.max_step, 3)
+            action[:3] = WORKSPACE.clip(state[:3] + move) - state[:3]
+        if gripper in ("with", "only") and rng.uniform() < 0.25:
+            action[6] = float(rng.integers(2)) - state[6]
         following = geometry.step(torch.from_numpy(state.copy()), torch.from_numpy(action)).numpy()
         return Plan(
             actions=action[None],
@@ -58,6 +67,7 @@ class RandomPlanner:
             seed=seed,
             stop_reason="iterations",
             stamp=observation.frame.stamp,
+            gripper=gripper,
         )
 
 
@@ -72,20 +82,21 @@ class PixelDescription:
 
 
 class PixelOracleModel:
-    """A "world model" whose latent is the image itself, and whose prediction is a rendering.
+    """A "world model" whose latent is the image itself, and whose prediction is the simulation.
 
-    It knows the true outcome of every action: it puts a second simulation at the imagined pose, with the
-    objects where they really are, and renders it. No learned pixel predictor can do better, so this is
-    an upper bound for energies in pixel space; it is far too slow to plan many candidates.
+    It knows the true outcome of every action, contact included: a second simulation is put into the
+    state of the real one, carries the actions out, and is rendered. No learned pixel predictor can do
+    better, so this is an upper bound for energies in pixel space; it is far too slow to plan many
+    candidates.
 
     Args:
-        imagination: a simulation of its own, with the camera of the real one.
-        objects: where the objects really stand.
+        imagination: a simulation of its own, with the camera and look of the real one.
+        real: the simulation that is controlled.
         image_size: side of the preprocessed frame [pixels], as the compared model has it.
     """
 
-    def __init__(self, imagination: PandaSim, objects: Mapping[str, ObjectPose], image_size: int) -> None:
-        self._sim, self._objects, self._size = imagination, dict(objects), image_size
+    def __init__(self, imagination: PandaSim, real: PandaSim, image_size: int) -> None:
+        self._sim, self._real, self._size = imagination, real, image_size
         self.device = torch.device("cpu")
         self.description: Any = PixelDescription()
 
@@ -96,14 +107,20 @@ class PixelOracleModel:
     def rollout(self, z0: Tensor, s0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """z0 [N, D], s0 [7], actions [K, H, 7] -> true images [K, H, N, D], states [K, H + 1, 7]."""
         states = geometry.integrate(s0.double(), actions.double())  # [K, H + 1, 7]
-        latents = [
-            torch.cat([self.encode([self._imagine(state)]) for state in sequence[1:]])
-            for sequence in states
-        ]
+        now = self._real.snapshot()
+        latents = []
+        for sequence, changes in zip(states, actions, strict=True):
+            self._sim.restore(now)
+            frames = [
+                self._imagine(state.numpy().copy(), float(change[6]))
+                for state, change in zip(sequence[1:], changes, strict=True)
+            ]
+            latents.append(self.encode(frames))
         return torch.stack(latents), states.to(s0.dtype)
 
-    def _imagine(self, state: Tensor) -> Frame:
-        vector = state.numpy().copy()
-        vector[:3] = WORKSPACE.clip(vector[:3])
-        self._sim.reset_to(vector, self._objects)
+    def _imagine(self, target: Vector, gripper_change: float) -> Frame:
+        target[:3] = WORKSPACE.clip(target[:3])
+        if gripper_change == 0.0:  # as the safety layer has it: what is held stays held
+            target[6] = self._sim.reference()[6]
+        self._sim.apply(Command("move", target, STEP_SECONDS))
         return Frame(self._sim.render())

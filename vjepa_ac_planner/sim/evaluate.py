@@ -1,37 +1,36 @@
-"""Closed-loop evaluation of reaching, with its confidence interval, for any planner.
+"""Closed-loop trials and their figures, for any planner.
 
-Every command passes the safety layer. An episode ends after ``max_steps``, or when the planner says
-that no action improves on standing still; it counts by where the arm is *then*, not by the best moment
-on the way.
+Every command passes the safety layer. A trial ends after its steps, or when the goals are done, or when the
+planner says that no action improves on standing still; it counts by how the world is *then*, not by the
+best moment on the way.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.mpc import Episode, LoopConfig, Plans, RecedingHorizon, Step
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import sim_safety
-from vjepa_ac_planner.sim.tasks import REACHED, Task, make_task
+from vjepa_ac_planner.sim.tasks import PLACED, REACHED, Task, run
+from vjepa_ac_planner.sim.truth import Witness, cause
 from vjepa_ac_planner.types import Observation
-
-MakePlanner = Callable[[Task], Plans]
-"""Makes (or hands out) the planner for one episode; only the baselines look at the task."""
 
 
 @dataclass(frozen=True)
-class ReachResult:
-    """How one reach episode went; distances are of link8 to the goal position [m]."""
+class TrialResult:
+    """How one trial went; distances are those of :meth:`~vjepa_ac_planner.sim.tasks.Task.error` [m]."""
 
+    task: str
     seed: int
     success: bool
     errors_m: tuple[float, ...]
@@ -39,7 +38,11 @@ class ReachResult:
     steps: int
     stop_reason: str
     plan_s: tuple[float, ...]
-    """Time of every planning call [s]."""
+    """Time of every step's planning [s]."""
+    cause: str = ""
+    """Why it failed."""
+    goals_done: int = 0
+    """Goals left behind by their rules."""
 
     @property
     def start_error_m(self) -> float:
@@ -57,6 +60,7 @@ def run_episode(
     task: Task,
     planner: Plans,
     *,
+    goals: GoalChain | None = None,
     max_steps: int | None = None,
     safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
@@ -68,6 +72,7 @@ def run_episode(
         sim: the world, with the camera that the task was made with.
         task: start and goals.
         planner: plans every step.
+        goals: what to reach, and by which rules; None is the task's last goal.
         max_steps: most steps; None takes the task's.
         safety: limits; None takes :func:`sim_safety`.
         loop: when to end.
@@ -75,58 +80,75 @@ def run_episode(
     """
     task.begin(sim)
     horizon = RecedingHorizon(
-        planner, SafetyLayer(safety or sim_safety()), GoalChain(task.goals[-1]), loop or LoopConfig()
+        planner,
+        SafetyLayer(safety or sim_safety()),
+        goals or GoalChain(task.goals[-1]),
+        loop or LoopConfig(),
     )
     return horizon.run(sim, task.max_steps if max_steps is None else max_steps, on_step=on_step)
 
 
-def evaluate_reach(
-    make_planner: MakePlanner,
-    seeds: Sequence[int],
+def run_trial(
     sim: PandaSim,
+    task: Task,
+    planner: Plans,
+    goals: GoalChain,
     *,
-    max_steps: int = 12,
+    max_steps: int | None = None,
     safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
-    on_episode: Callable[[Task, Episode, ReachResult], None] | None = None,
-) -> dict[str, Any]:
-    """Run reach episodes and sum them up.
+    on_step: Callable[[Step], None] | None = None,
+) -> tuple[TrialResult, Episode]:
+    """One trial, judged by the truth of the simulation; see :func:`run_episode`."""
+    task.begin(sim)
+    witness = Witness(sim, task)
 
-    Args:
-        make_planner: gives the planner of each episode.
-        seeds: one episode each; those from 100000 on are for the final evaluation only.
-        sim: the world; its image size should be twice the model's, as in training.
-        max_steps: most steps per episode.
-        safety: limits; None takes :func:`sim_safety`.
-        loop: when to end.
-        on_episode: called after every episode, for progress and reports.
+    def watch(step: Step) -> None:
+        witness.on_step(step)
+        if on_step is not None:
+            on_step(step)
 
-    Returns:
-        The summary of :func:`summarise`.
-
-    Raises:
-        ConfigError: no seeds.
-    """
-    check_range("max_steps", max_steps, 1, 1000)
-    results = []
-    for seed in seeds:
-        task = make_task("reach", seed, sim)
-        episode = run_episode(sim, task, make_planner(task), max_steps=max_steps, safety=safety, loop=loop)
-        result = reach_result(task, episode)
-        results.append(result)
-        if on_episode is not None:
-            on_episode(task, episode, result)
-    return summarise(results, max_steps)
+    episode = run_episode(
+        sim, task, planner, goals=goals, max_steps=max_steps, safety=safety, loop=loop, on_step=watch
+    )
+    witness.end()
+    task.lift(sim)
+    success = task.success(sim)
+    result = TrialResult(
+        task.name,
+        task.seed,
+        success,
+        witness.errors,
+        len(episode.steps),
+        episode.stop_reason,
+        episode.plan_seconds,
+        "" if success else cause(task, episode, witness.moments, witness.look()),
+        goals.index,
+    )
+    return result, episode
 
 
-def reach_result(task: Task, episode: Episode) -> ReachResult:
-    """The figures of one finished reach episode."""
+def run_oracle(sim: PandaSim, task: Task) -> TrialResult:
+    """The scripted solution, judged by the same rule: what a planner can reach at most."""
+    task.begin(sim)
+    before = task.error(sim)
+    steps = run(sim, task.oracle(sim))
+    after = task.error(sim)
+    task.lift(sim)
+    success = task.success(sim)
+    reason = "" if success else "script"
+    return TrialResult(task.name, task.seed, success, (before, after), steps, "script", (), reason)
+
+
+def reach_result(task: Task, episode: Episode) -> TrialResult:
+    """The figures of one finished reach, from what was observed."""
 
     def error(observation: Observation) -> float:
         return float(np.linalg.norm(observation.state.position - task.goal_position))
 
     errors = (*(error(step.observation) for step in episode.steps), error(episode.final))
-    return ReachResult(
+    return TrialResult(
+        task.name,
         task.seed,
         errors[-1] < REACHED,
         errors,
@@ -136,27 +158,32 @@ def reach_result(task: Task, episode: Episode) -> ReachResult:
     )
 
 
-def summarise(results: Sequence[ReachResult], max_steps: int) -> dict[str, Any]:
-    """The summary of some episodes, ready for JSON.
+def summarise(results: Sequence[TrialResult], max_steps: int | None = None) -> dict[str, Any]:
+    """The summary of some trials of one task, ready for JSON.
 
-    ``success_rate`` with its 95% Wilson interval ``ci95``, ``median_final_error_m``,
-    ``mean_error_by_step_m`` (``max_steps + 1`` values; an episode that ended early stays at its last
-    error), ``p50_plan_s``, ``p95_plan_s``, ``trials``, ``seeds`` and the ``episodes`` themselves.
+    ``success_rate`` with its 95% Wilson interval ``ci95``, ``causes`` of failure with their numbers,
+    ``median_final_error_m``, ``mean_error_by_step_m`` (``max_steps + 1`` values; a trial that ended early
+    stays at its last error), ``p50_plan_s``, ``p95_plan_s``, ``trials``, ``seeds`` and the ``episodes``
+    themselves. Without ``max_steps`` those of the longest trial count.
 
     Raises:
         ConfigError: no results.
     """
     if not results:
         raise ConfigError("seeds: received none, at least one is needed")
+    (task,) = {result.task for result in results}
+    max_steps = max(result.steps for result in results) if max_steps is None else max_steps
     successes = sum(result.success for result in results)
     errors = np.array([_padded(result.errors_m, max_steps + 1) for result in results])
     plan_s = [seconds for result in results for seconds in result.plan_s]
+    causes = Counter(result.cause or "failed" for result in results if not result.success)
     return {
-        "task": "reach",
+        "task": task,
         "trials": len(results),
         "success_rate": successes / len(results),
         "ci95": list(wilson_interval(successes, len(results))),
-        "success_threshold_m": REACHED,
+        "causes": dict(causes.most_common()),
+        "success_threshold_m": PLACED if task.startswith("pick_place") else REACHED,
         "max_steps": max_steps,
         "median_final_error_m": float(np.median(errors[:, -1])),
         "mean_final_error_m": float(errors[:, -1].mean()),

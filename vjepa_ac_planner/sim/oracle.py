@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa_ac_planner.sim.model import TCP_OFFSET
-from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, down_state
+from vjepa_ac_planner.sim.panda import OBJECTS, WORKSPACE, PandaSim, down_state
 
 Vector = npt.NDArray[np.float64]
 Script = Iterator[Vector]
@@ -22,7 +22,11 @@ MAX_STEP = 0.075
 MAX_TURN = 0.25
 """Largest change of yaw in one step [rad]."""
 GRASP_HEIGHT = 0.03
-"""Height of the TCP above the table when it takes an object [m]."""
+"""Height of the TCP above the table when it takes an object [m], if the object is not too tall."""
+PALM_DEPTH = 0.034
+"""How far an object may reach beyond the TCP into the hand [m]: the palm is 37 mm behind it."""
+HOVER_HEIGHT = 0.11
+"""Height of the TCP above the table just before it goes down to an object [m]."""
 CARRY_HEIGHT = 0.15
 """Height of the TCP above the table when it carries one [m]."""
 
@@ -43,12 +47,39 @@ def grasp(sim: PandaSim, name: str, *, lift: bool = True, align: bool = True) ->
     """
     yaw = sim.objects()[name].yaw if name == "box" and align else yaw_of(sim.state())
     yield from _go(sim, _over(sim, name, CARRY_HEIGHT), yaw, 0.0, tolerance=0.01)
-    yield from _go(sim, _over(sim, name, GRASP_HEIGHT), yaw, 0.0, tolerance=0.006)
+    yield from _go(sim, _over(sim, name, grasp_height(sim, name)), yaw, 0.0, tolerance=0.006)
     hold = sim.state()
     for _ in range(3):
         yield down_state(hold[:3], yaw=yaw, gripper=1.0)
     if lift:
         yield from _go(sim, _above(hold, CARRY_HEIGHT), yaw, 1.0, tolerance=0.01)
+
+
+def hover(sim: PandaSim, name: str) -> Script:
+    """Straight above an object, close to it, the hand as it is turned and the fingers open."""
+    yield from _go(sim, _over(sim, name, HOVER_HEIGHT), yaw_of(sim.state()), 0.0, tolerance=0.006)
+
+
+def take(sim: PandaSim, name: str) -> Script:
+    """From above an object: down, and close."""
+    yaw = yaw_of(sim.state())
+    yield from _go(sim, _over(sim, name, grasp_height(sim, name)), yaw, 0.0, tolerance=0.006)
+    hold = sim.state()[:3]
+    for _ in range(3):
+        yield down_state(hold, yaw=yaw, gripper=1.0)
+
+
+def lift(sim: PandaSim) -> Script:
+    """Straight up with what is held."""
+    state = sim.state()
+    yield from _go(sim, _above(state, CARRY_HEIGHT), yaw_of(state), 1.0, tolerance=0.01)
+
+
+def raise_hand(sim: PandaSim, height: float, gripper: float) -> Script:
+    """Straight up by ``height`` [m], the fingers told to be at ``gripper``."""
+    state = sim.state()
+    position = state[:3] + np.array([0.0, 0.0, height])
+    yield from _go(sim, position, yaw_of(state), gripper, tolerance=0.01, max_step=0.04)
 
 
 def carry(sim: PandaSim, spot: tuple[float, float]) -> Script:
@@ -63,7 +94,8 @@ def carry(sim: PandaSim, spot: tuple[float, float]) -> Script:
 def put_down(sim: PandaSim, spot: tuple[float, float], yaw: float | None = None) -> Script:
     """From over the spot: down, and open."""
     yaw = yaw_of(sim.state()) if yaw is None else yaw
-    low = _at(spot, GRASP_HEIGHT + 0.003)
+    held = [grasp_height(sim, name) for name in OBJECTS if sim.holding(name)]
+    low = _at(spot, max(held, default=GRASP_HEIGHT) + 0.003)
     yield from _go(sim, low, yaw, 1.0, tolerance=0.005)
     for _ in range(2):
         yield down_state(low, yaw=yaw, gripper=0.0)
@@ -89,6 +121,11 @@ def push(sim: PandaSim, name: str, direction: float, distance: float) -> Script:
     end = spot + (distance - 0.04) * along
     yield from _go(sim, end, yaw, 1.0, tolerance=0.01, max_step=0.04)
     yield from _go(sim, end + up, yaw, 1.0, tolerance=0.01)
+
+
+def grasp_height(sim: PandaSim, name: str) -> float:
+    """Height of the TCP above the table when it takes an object that stands [m]: the palm stays clear."""
+    return max(GRASP_HEIGHT, 2 * sim.rest_heights()[name] - PALM_DEPTH)
 
 
 def yaw_of(state: Vector) -> float:

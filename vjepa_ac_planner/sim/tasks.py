@@ -1,30 +1,40 @@
 """Tasks: a start, goal images, and the world's own test of success.
 
-The protocol is that of the V-JEPA 2 paper (arXiv 2506.09985, Table 2): reach, grasp a cup or a box,
-reach with an object in hand, and pick-and-place with two sub-goal images and a final one. Goal images
-show what the scripted oracle brought about from the very same start; the planner sees nothing else.
+The tasks are those of the V-JEPA 2 paper (arXiv 2506.09985, Table 2): reach, grasp a cup or a box, reach
+with an object in hand, and pick-and-place. Goal images show what the scripted oracle brought about from
+the very same start; the planner sees nothing else. They come as the paper has them (one image of the
+grasp; grasped, near the place, placed) or finer (above the object, grasped, lifted, ...).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.sim import oracle
-from vjepa_ac_planner.sim.model import OBJECT_REST_HEIGHT, TCP_OFFSET
+from vjepa_ac_planner.sim.model import TCP_OFFSET
 from vjepa_ac_planner.sim.panda import WORKSPACE, ObjectPose, PandaSim, down_state, random_objects
+from vjepa_ac_planner.sim.randomise import PLAIN, Appearance, random_appearance
 from vjepa_ac_planner.sim.safety import Guarded
+from vjepa_ac_planner.sim.stages import Stage, stages
 from vjepa_ac_planner.types import Frame, Goal
 
 Vector = npt.NDArray[np.float64]
 
 TASKS = ("reach", "grasp_cup", "grasp_box", "reach_with_object", "pick_place_cup", "pick_place_box")
+SubGoals = Literal["paper", "fine"]
 REACHED = 0.04
-"""A position counts as reached within this distance [m]."""
+"""The hand has reached a position within this distance [m]."""
+PLACED = 0.05
+"""An object is at its place within this horizontal distance [m]."""
+LIFTED = 0.03
+"""An object is lifted when its centre is this much higher than when it stands [m]."""
+UPRIGHT = np.radians(15.0)
+"""An object stands upright when it leans by less than this [rad]."""
 SAFE_HEIGHT = 0.10
 """TCP height above the table of starts and goals that must not touch the objects [m]."""
 _SPOT_LOW, _SPOT_HIGH = (0.42, -0.25), (0.64, 0.25)
@@ -42,17 +52,21 @@ class Task:
     """Goal images in order; all but the last are sub-goals."""
     goal_states: tuple[Vector, ...]
     """[7] state of link8 in each goal image: for measuring, unknown to the planner."""
-    goal_steps: tuple[int, ...]
-    """Steps allowed for each goal (the paper: 4, 10 and 4, from starts a little nearer)."""
+    stages: tuple[Stage, ...]
+    """What each goal image is of, and how many steps it is given."""
     object: str | None
     """The object it is about, if any."""
     goal_object: ObjectPose | None
     """Where that object is in the last goal image."""
+    rest_height: float = 0.0
+    """Height of that object's centre when it stands on the table [m]."""
+    appearance: Appearance = PLAIN
+    """How the scene looks, at the start and in the goal images."""
 
     @property
     def max_steps(self) -> int:
         """Steps for all goals together."""
-        return sum(self.goal_steps)
+        return sum(stage.steps for stage in self.stages)
 
     @property
     def goal_position(self) -> Vector:
@@ -60,7 +74,8 @@ class Task:
         return self.goal_states[-1][:3]
 
     def begin(self, sim: PandaSim) -> None:
-        """Put a simulation at the start."""
+        """Put a simulation at the start, and give it the task's look."""
+        sim.dress(self.appearance)
         sim.restore(self.start)
 
     def error(self, sim: PandaSim) -> float:
@@ -81,34 +96,72 @@ class Task:
     def success(self, sim: PandaSim) -> bool:
         """Whether the task is done at this moment.
 
-        ``reach``: link8 within 4 cm of the goal. ``grasp_*``: both fingers on the object.
-        ``reach_with_object``: within 4 cm, and still holding. ``pick_place_*``: the object stands within
-        4 cm of its place, upright, and is let go.
+        ``reach``: link8 within 4 cm of the goal. ``grasp_*``: both fingers on the object, and the object
+        at least 3 cm above where it stood; where the goal image shows it standing, the second half is
+        left to :meth:`lift`. ``reach_with_object``: link8 within 4 cm, and both fingers on the object.
+        ``pick_place_*``: the object stands on the table within 5 cm of its place, upright, and at most
+        one finger touches it.
         """
         if self.object is None:
             return self.error(sim) < REACHED
         holding = sim.holding(self.object)
         if self.name.startswith("grasp"):
-            return holding
-        near = self.error(sim) < REACHED
+            return holding and (self.lifted(sim) or not self._shows_it_lifted)
         if self.name == "reach_with_object":
-            return near and holding
-        height = sim.objects()[self.object].position[2]
-        return near and not holding and abs(height - OBJECT_REST_HEIGHT[self.object]) < 0.01
+            return self.error(sim) < REACHED and holding
+        return self.placed(sim) and not holding
+
+    def lifted(self, sim: PandaSim) -> bool:
+        """Whether the object is at least 3 cm above where it stood."""
+        return self.object is not None and self.height(sim) > LIFTED
+
+    def placed(self, sim: PandaSim) -> bool:
+        """Whether the object stands upright on the table within 5 cm of its place."""
+        assert self.object is not None and self.goal_object is not None
+        away = _distance(sim.objects()[self.object].position[:2], self.goal_object.position[:2])
+        stands = abs(self.height(sim)) < 0.01 and sim.tilt(self.object) < UPRIGHT
+        return away < PLACED and stands
+
+    def height(self, sim: PandaSim) -> float:
+        """How much higher the object is than when it stands on the table [m]."""
+        assert self.object is not None
+        return sim.objects()[self.object].position[2] - self.rest_height
+
+    def lift(self, sim: PandaSim) -> None:
+        """Raise the hand by 8 cm, the fingers told what they were told last: does the object come along?
+
+        This ends a grasp whose goal image shows the object standing; other tasks are left as they are.
+        """
+        if self.name.startswith("grasp") and not self._shows_it_lifted:
+            run(sim, oracle.raise_hand(sim, 0.08, gripper=float(sim.reference()[6])))
+
+    @property
+    def _shows_it_lifted(self) -> bool:
+        assert self.goal_object is not None
+        return self.goal_object.position[2] - self.rest_height > LIFTED
 
     def oracle(self, sim: PandaSim) -> oracle.Script:
         """The scripted solution, from the start: targets one step apart."""
-        for stage in _stages(self.name, self.object, self.goal_states[-1], self.goal_object):
-            yield from stage(sim)
+        for stage in self.stages:
+            yield from stage.script(sim)
 
 
-def make_task(name: str, seed: int, sim: PandaSim | None = None) -> Task:
+def make_task(
+    name: str,
+    seed: int,
+    sim: PandaSim | None = None,
+    *,
+    sub_goals: SubGoals = "paper",
+    randomise: float = 0.0,
+) -> Task:
     """Make one episode of a task.
 
     Args:
         name: one of ``TASKS``.
-        seed: decides the scene; those from 100000 on are for evaluation only.
+        seed: decides the scene and its look; those from 100000 on are for evaluation only.
         sim: makes the images, and is left at the start; None makes one with the default camera for it.
+        sub_goals: the paper's, or finer ones.
+        randomise: how far the look goes from the plain one, 0 to 1.
 
     Raises:
         InputError: an unknown task.
@@ -117,31 +170,45 @@ def make_task(name: str, seed: int, sim: PandaSim | None = None) -> Task:
         raise InputError(f"task: received {name!r}, allowed {', '.join(TASKS)}")
     if sim is None:
         with PandaSim() as own:
-            return make_task(name, seed, own)
+            return make_task(name, seed, own, sub_goals=sub_goals, randomise=randomise)
+    sim.dress(random_appearance(seed, randomise))
     rng = np.random.default_rng([seed, 3, TASKS.index(name)])
     if name == "reach":
         return _reach(seed, sim, rng)
     thing = str(rng.choice(("cup", "box"))) if name == "reach_with_object" else name.rsplit("_", 1)[1]
-    return _with_object(name, thing, seed, sim, rng)
+    return _with_object(name, thing, seed, sim, rng, sub_goals)
 
 
 def _reach(seed: int, sim: PandaSim, rng: np.random.Generator) -> Task:
     """Start and goal 15 to 35 cm apart, both above the objects; only the arm differs."""
-    objects = random_objects(rng)
+    objects = random_objects(rng, sim.rest_heights())
     start, goal = _two_points(sim, rng, rng.uniform(0.15, 0.35))
     goal_state = down_state(goal)
     sim.reset_to(goal_state, objects)
     image = sim.render()
     sim.reset_to(down_state(start), objects)
-    return Task("reach", seed, sim.snapshot(), (_goal(image, "reach"),), (goal_state,), (12,), None, None)
+    return Task(
+        "reach",
+        seed,
+        sim.snapshot(),
+        (_goal(image, "reach"),),
+        (goal_state,),
+        stages("reach", "paper", target=goal_state),
+        None,
+        None,
+        appearance=sim.appearance,
+    )
 
 
-def _with_object(name: str, thing: str, seed: int, sim: PandaSim, rng: np.random.Generator) -> Task:
+def _with_object(
+    name: str, thing: str, seed: int, sim: PandaSim, rng: np.random.Generator, sub_goals: SubGoals
+) -> Task:
     """The hand above the object, or holding it; the oracle acts out the goals."""
-    objects = random_objects(rng)
+    heights = sim.rest_heights()
+    objects = random_objects(rng, heights)
     x, y, _ = objects[thing].position
     offset = rng.uniform((-0.06, -0.06, 0.06), (0.06, 0.06, 0.12))
-    hand = WORKSPACE.clip(np.array([x, y, OBJECT_REST_HEIGHT[thing] + TCP_OFFSET + 0.03]) + offset)
+    hand = WORKSPACE.clip(np.array([x, y, heights[thing] + TCP_OFFSET + 0.03]) + offset)
     sim.reset_to(down_state(hand), objects)
     goal_object, target = None, down_state(hand)
     if name == "reach_with_object":
@@ -149,43 +216,30 @@ def _with_object(name: str, thing: str, seed: int, sim: PandaSim, rng: np.random
         target = down_state(_point_near(sim, rng, sim.state()[:3], rng.uniform(0.15, 0.30)), gripper=1.0)
     if name.startswith("pick_place"):
         other = next(pose for key, pose in objects.items() if key != thing)
-        goal_object = _free_spot(rng, objects[thing], other, OBJECT_REST_HEIGHT[thing])
+        goal_object = _free_spot(rng, objects[thing], other, heights[thing])
     start = sim.snapshot()
     goals, states = [], []
-    names = _GOAL_NAMES[name.split("_")[0]]
-    for stage, label in zip(_stages(name, thing, target, goal_object), names, strict=True):
-        run(sim, stage(sim))
-        goals.append(_goal(sim.render(), label))
+    spot = None if goal_object is None else goal_object.position[:2]
+    parts = stages(name, sub_goals, target=target, thing=thing, spot=spot)
+    for part in parts:
+        run(sim, part.script(sim))
+        goals.append(_goal(sim.render(), part.name))
         states.append(sim.state())
     if goal_object is None:
         goal_object = sim.objects()[thing]
-    steps = {"grasp": (6,), "reach": (12,), "pick": (6, 10, 6)}[name.split("_")[0]]
     sim.restore(start)
-    return Task(name, seed, start, tuple(goals), tuple(states), steps, thing, goal_object)
-
-
-_GOAL_NAMES = {"grasp": ("grasped",), "reach": ("carried",), "pick": ("grasped", "near", "placed")}
-
-Stage = Callable[[PandaSim], oracle.Script]
-
-
-def _stages(name: str, thing: str | None, target: Vector, goal_object: ObjectPose | None) -> list[Stage]:
-    """What the oracle does for each goal in turn."""
-    if name.startswith("reach"):
-        return [lambda sim: oracle.reach(sim, _keep_grip(target, thing))]
-    assert thing is not None
-    stages: list[Stage] = [lambda sim: oracle.grasp(sim, thing, lift=False, align=False)]
-    if name.startswith("pick_place"):
-        assert goal_object is not None
-        spot = goal_object.position[:2]
-        stages.append(lambda sim: oracle.carry(sim, spot))
-        stages.append(lambda sim: oracle.put_down(sim, spot))
-    return stages
-
-
-def _keep_grip(target: Vector, thing: str | None) -> Vector:
-    """With an object in hand the fingers must go on closing, whatever opening the goal shows."""
-    return target if thing is None else np.append(target[:6], 1.0)
+    return Task(
+        name,
+        seed,
+        start,
+        tuple(goals),
+        tuple(states),
+        parts,
+        thing,
+        goal_object,
+        heights[thing],
+        sim.appearance,
+    )
 
 
 def run(sim: PandaSim, script: oracle.Script) -> int:
