@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vjepa_ac_planner.errors import InputError
-from vjepa_ac_planner.preprocess import centre_crop, frames_to_pixels, preprocess
+from vjepa_ac_planner.preprocess import as_seen, centre_crop, frames_to_pixels, preprocess
 from vjepa_ac_planner.types import Frame
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "golden.npz")
@@ -80,3 +80,11 @@ def test_frames_of_different_sizes_become_one_batch() -> None:
 def test_what_is_not_an_image_is_refused(images: object, text: str) -> None:
     with pytest.raises(InputError, match=text):
         frames_to_pixels(images, 32, CPU)  # type: ignore[arg-type]
+
+
+def test_what_the_model_sees_can_be_shown_to_people() -> None:
+    """An image of the model's own size comes back as it was, to the last level."""
+    image = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(as_seen(Frame(image), 32), image)
+    wide = as_seen(Frame(np.repeat(image, 2, axis=1)), 16)
+    assert (wide.shape, wide.dtype, wide.flags.c_contiguous) == ((16, 16, 3), np.uint8, True)

@@ -101,6 +101,21 @@ def frames_to_pixels(
     return torch.cat([preprocess(_from_numpy(array[None]).to(device), size) for array in arrays])
 
 
+def as_seen(frame: Frame, size: int) -> npt.NDArray[np.uint8]:
+    """The picture as the model receives it, for people: preprocessed, with the normalisation taken back.
+
+    Args:
+        frame: a camera image.
+        size: side S of the model's square frame [pixels].
+
+    Returns:
+        [S, S, 3] uint8, RGB.
+    """
+    pixels = frames_to_pixels([frame], size, torch.device("cpu"))[0]  # [3, S, S]
+    levels = pixels.permute(1, 2, 0).numpy() * IMAGENET_STD + IMAGENET_MEAN
+    return np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8, order="C")
+
+
 def _from_numpy(array: npt.NDArray[np.uint8]) -> Tensor:
     """A tensor over the array's bytes; copied where torch could not otherwise read or must not write."""
     if array.dtype != np.uint8:

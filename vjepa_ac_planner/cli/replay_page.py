@@ -15,7 +15,7 @@ import torch
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.planning.landscape import energy_landscape
 from vjepa_ac_planner.planning.planner import Planner
-from vjepa_ac_planner.preprocess import IMAGENET_MEAN, IMAGENET_STD, frames_to_pixels
+from vjepa_ac_planner.preprocess import as_seen
 from vjepa_ac_planner.replay import verdict as words
 from vjepa_ac_planner.replay.lockstep import Moment
 from vjepa_ac_planner.replay.recording import Survey
@@ -74,10 +74,7 @@ class Film:
     def view(self, frame: Frame, name: str) -> View:
         """A frame for people and as the model receives it: preprocessed, the normalisation taken back."""
         size = self._planner.world_model.description.image_size
-        pixels = frames_to_pixels([frame], size, torch.device("cpu"))[0]  # [3, S, S]
-        levels = pixels.permute(1, 2, 0).numpy() * IMAGENET_STD + IMAGENET_MEAN
-        seen = np.ascontiguousarray(np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8))
-        return View(name, shrunk(frame.image), seen)
+        return View(name, shrunk(frame.image), as_seen(frame, size))
 
     def _frame(self, moment: Moment) -> FilmFrame:
         row, plan = moment.row, moment.plan
