@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -26,7 +25,8 @@ from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.ros import diagnostics
 from vjepa_ac_planner.ros.environment import RosEnvironment
 from vjepa_ac_planner.ros.gripper import make_gripper
-from vjepa_ac_planner.ros.inputs import GRIPPER_AGE, STATUS_AGE, Inputs
+from vjepa_ac_planner.ros.health import Health
+from vjepa_ac_planner.ros.inputs import Inputs
 from vjepa_ac_planner.ros.loading import load_goals, load_planner
 from vjepa_ac_planner.ros.outputs import Outputs
 from vjepa_ac_planner.ros.parameters import NodeConfig
@@ -225,7 +225,24 @@ class Session:
         """The message for ``/diagnostics``."""
         self._publishers = self._outputs.command_publishers()
         self.environment.look()
-        return diagnostics.array(self._stamp(), self._diagnoses(), self.profile.name)
+        health = Health(
+            state=self._state,
+            reason=self._reason,
+            topics=self._inputs.topics,
+            limits=self.profile.safety,
+            model=self.planner.world_model,
+            planner=self._guarded,
+            goals=self._goals,
+            last=self._last,
+            steps=self._steps,
+            enabled=self._enabled,
+            robot=self._known_status(),
+            publishers=self._publishers,
+            paused=self.safety.paused,
+            setpoints=self._setpoints,
+            gripper=self._gripper,
+        )
+        return diagnostics.array(self._stamp(), health.statuses(), self.profile.name)
 
     # Goals.
 
@@ -402,70 +419,6 @@ class Session:
         if (state, reason) != (self._state, self._reason):
             self._state, self._reason = state, reason
             self._outputs.status(f"{state}: {reason}" if reason else state)
-
-    # Diagnostics.
-
-    def _diagnoses(self) -> Iterator[Any]:
-        safety, topics = self.profile.safety, self._inputs.topics
-        bounds = {
-            "camera": safety.max_image_age,
-            "end-effector pose": safety.max_state_age,
-            "gripper": GRIPPER_AGE,
-            "robot state": STATUS_AGE,
-        }
-        for what, topic in topics.items():
-            yield diagnostics.topic(topic, bounds.get(what, 0.0), required=what in bounds)
-        yield self._diagnose_planning()
-        yield self._diagnose_safety()
-        if self._setpoints is not None:
-            yield diagnostics.stream(
-                self._setpoints.statistics, self._setpoints.period, self._setpoints.mode
-            )
-        problem = self._gripper.problem()
-        level = diagnostics.WARN if problem else diagnostics.OK
-        yield diagnostics.status("gripper command", level, problem or self._gripper.status())
-
-    def _diagnose_planning(self) -> Any:
-        guarded, goals, last = self._guarded, self._goals, self._last
-        plan = None if last is None else last.plan
-        values = {
-            "model": self.planner.world_model.description.name,
-            "device": self.planner.world_model.device,
-            "goal": "none"
-            if goals is None
-            else f"{goals.current.name} ({min(goals.index + 1, len(goals))} of {len(goals)})",
-            "steps": self._steps,
-            "plans": len(guarded.seconds),
-            "failed plans": guarded.failures,
-            "plan [s], p50 p95": diagnostics.percentiles(tuple(guarded.seconds)),
-            "frame arrival to plan start [s], p50 p95": diagnostics.percentiles(tuple(guarded.waits)),
-            "energy": "-" if plan is None else plan.current_energy,
-            "surprise": "-" if plan is None or plan.surprise is None else plan.surprise,
-        }
-        levels = {
-            "holding": diagnostics.WARN,
-            "paused": diagnostics.ERROR,
-            "failing": diagnostics.ERROR,
-        }
-        level = levels.get(self._state, diagnostics.OK)
-        return diagnostics.status(
-            "planning", level, f"{self._state}: {self._reason}" if self._reason else self._state, values
-        )
-
-    def _diagnose_safety(self) -> Any:
-        status = self._known_status()
-        values = {
-            "robot mode": status.mode,
-            "robot errors": ", ".join(status.errors) or "none",
-            "publishers of commands": self._publishers,
-            "dry run": self.profile.safety.dry_run,
-        }
-        paused = self.safety.paused
-        if paused is not None:
-            return diagnostics.status("safety", diagnostics.ERROR, f"paused: {paused}", values)
-        findings = () if self._last is None or not self._enabled else self._last.findings
-        level = diagnostics.WARN if findings else diagnostics.OK
-        return diagnostics.status("safety", level, "; ".join(map(str, findings)) or "in order", values)
 
 
 def _settle(future: Any, message: str, success: bool) -> None:
