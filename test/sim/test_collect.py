@@ -29,7 +29,12 @@ SMALL = CollectConfig(
 def only(behaviour: str) -> CollectConfig:
     share = {name: float(name == behaviour) for name in BEHAVIOURS}
     return replace(
-        SMALL, frames=9, random_fraction=share["random"], goal_fraction=share["goal"], yaw_fraction=0.5
+        SMALL,
+        frames=9,
+        random_fraction=share["random"],
+        goal_fraction=share["goal"],
+        contact_fraction=share["contact"],
+        yaw_fraction=0.5,
     )
 
 
@@ -50,6 +55,7 @@ def test_every_command_stays_in_the_workspace(
         assert episode["behaviour"] == behaviour
         assert episode["images"].shape == (9, 64, 64, 3) and episode["images"].dtype == np.uint8
         assert episode["states"].shape == (9, 7) and episode["states"].dtype == np.float32
+        assert episode["commands"].shape == (8, 7) and episode["objects"].shape == (9, 2, 3)
         # Contact may push the arm a little off; a frame that is missing would show as a jump.
         assert np.abs(np.diff(episode["states"][:, :3], axis=0)).max() < 0.10
     assert len(targets) >= 32
@@ -101,7 +107,32 @@ def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
         collect(replace(SMALL, store_size=16), tmp_path)
 
 
-def test_the_shipped_configuration_is_valid() -> None:
-    path = Path(__file__).parents[2] / "config" / "training" / "collect.yaml"
+@pytest.mark.parametrize("name", ["collect.yaml", "collect-contact.yaml"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    path = Path(__file__).parents[2] / "config" / "training" / name
     config = from_mapping(CollectConfig, load_yaml(path), str(path))
     assert config.sim.width == 2 * config.store_size
+
+
+def test_contact_closes_on_things_lifts_and_misses(sim: PandaSim) -> None:
+    config = replace(only("contact"), frames=17, yaw_fraction=0.0)
+    episodes = [collect_episode(seed, config, sim) for seed in range(12)]
+    states = np.stack([e["states"] for e in episodes])
+    commands = np.stack([e["commands"] for e in episodes])
+    heights = np.stack([e["objects"] for e in episodes])[..., 2]
+    assert ((heights > 0.06).any(axis=(1, 2))).sum() >= 3, "things are lifted"
+    stopped = (commands[..., 6] > 0.95) & (states[:, 1:, 6] < 0.6) & (states[:, :-1, 6] < 0.6)
+    assert stopped.any(axis=1).sum() >= 3, "fingers are told to close and a thing stops them"
+    assert ((states[:, 1:, 6] > 0.95) & (commands[..., 6] > 0.95)).any(axis=1).sum() >= 3, (
+        "and nothing does"
+    )
+    assert (states[..., 2] < 0.16).any(axis=1).mean() > 0.5, "the hand is low"
+
+
+def test_looks_differ_by_episode_and_what_happens_does_not(sim: PandaSim) -> None:
+    plain = collect_episode(8, SMALL, sim)
+    dressed = collect_episode(8, replace(SMALL, randomise=1.0), sim)
+    assert (plain["images"] != dressed["images"]).any()
+    assert np.abs(plain["states"] - dressed["states"]).max() < 2e-2
+    again = collect_episode(8, SMALL, sim)
+    assert (plain["images"] == again["images"]).all()

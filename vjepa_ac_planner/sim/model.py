@@ -35,6 +35,12 @@ TIMESTEP = 0.002
 CUP_RADIUS, CUP_HEIGHT = 0.028, 0.07
 BOX_HALF = (0.0265, 0.0265, 0.0275)
 OBJECT_REST_HEIGHT = {"cup": CUP_HEIGHT / 2, "box": BOX_HALF[2]}
+CUP_SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)
+"""Sizes of the cup that a look may choose from; 1 is the plain one."""
+TABLES = ("wood", "stone", "cloth", "plain")
+"""Materials that the table may have; the first is the plain look's."""
+DISTRACTORS = {"clutter0": "box", "clutter1": "cylinder", "clutter2": "ellipsoid"}
+"""Things that a look may place about, by name, with their shape; hidden in the plain look."""
 
 # parent offset [m], parent rotation (w x y z), mass [kg], centre of mass [m],
 # inertia about it ixx iyy izz ixy ixz iyz [kg m^2]
@@ -87,7 +93,9 @@ def build_model(
     """
     assets = {f"{link}.stl": data for link, data in load_meshes(faces).items()}
     assets["cup.stl"] = write_stl(lathe(_cup_profile()))
-    assets["wood.png"] = encode_png(wood_texture(512, 512))
+    textures = {"wood": wood_texture(512, 512), "stone": stone_texture(256), "cloth": cloth_texture(256)}
+    for name, texture in textures.items():
+        assets[f"{name}.png"] = encode_png(texture)
     x_axis, y_axis = look_at(camera_position, camera_target)
     xml = f"""
 <mujoco model="panda_table">
@@ -114,7 +122,12 @@ def build_model(
   <asset>
     {_asset_meshes()}
     <texture name="wood" type="2d" file="wood.png"/>
+    <texture name="stone" type="2d" file="stone.png"/>
+    <texture name="cloth" type="2d" file="cloth.png"/>
     <material name="wood" texture="wood" texrepeat="1 1" specular="0.1" shininess="0.2"/>
+    <material name="stone" texture="stone" texrepeat="2 2" specular="0.2" shininess="0.4"/>
+    <material name="cloth" texture="cloth" texrepeat="4 4" specular="0" shininess="0"/>
+    <material name="plain" specular="0.1" shininess="0.2"/>
     <material name="wall" rgba="0.80 0.79 0.75 1" specular="0" shininess="0" emission="0.35"/>
     <material name="wall2" rgba="0.72 0.75 0.78 1" specular="0" shininess="0" emission="0.35"/>
     <material name="floor" rgba="0.36 0.37 0.39 1" specular="0" shininess="0"/>
@@ -142,12 +155,13 @@ def build_model(
       <freejoint name="cup"/>
       <geom class="object" name="cup" type="cylinder" size="{CUP_RADIUS} {CUP_HEIGHT / 2}" mass="0.08"
         group="3"/>
-      <geom type="mesh" mesh="cup" material="cup" contype="0" conaffinity="0" group="2" mass="0"/>
+      {_cup_looks()}
     </body>
     <body name="box" pos="0.5 -0.15 {BOX_HALF[2]}">
       <freejoint name="box"/>
       <geom class="object" name="box" type="box" size="{_text(BOX_HALF)}" mass="0.08" material="box"/>
     </body>
+    {_clutter()}
   </worldbody>
   <contact><exclude body1="left_finger" body2="right_finger"/></contact>
   <equality><joint joint1="finger1" joint2="finger2" solref="0.005 1"/></equality>
@@ -184,6 +198,27 @@ def wood_texture(width: int, height: int) -> npt.NDArray[np.uint8]:
     return (255.0 * np.clip(shade[..., None] * colour, 0.0, 1.0)).round().astype(np.uint8)
 
 
+def stone_texture(size: int) -> npt.NDArray[np.uint8]:
+    """[size, size, 3] light grey with soft speckles; the same pixels at every call."""
+    rng = np.random.default_rng(8)
+    shade = np.full((size, size), 0.8)
+    for blocks, depth in ((8, 0.05), (32, 0.06), (size, 0.05)):
+        shade += np.kron(
+            rng.normal(0.0, depth, (blocks, blocks)), np.ones((size // blocks, size // blocks))
+        )
+    return _grey(shade)
+
+
+def cloth_texture(size: int) -> npt.NDArray[np.uint8]:
+    """[size, size, 3] white cloth with darker stripes both ways."""
+    stripe = np.where(np.arange(size) % (size // 4) < size // 12, 0.78, 1.0)
+    return _grey(0.95 * stripe[:, None] * stripe[None, :])
+
+
+def _grey(shade: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    return np.repeat((255.0 * np.clip(shade, 0.0, 1.0)).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     """An uint8 RGB image [H, W, 3] as a PNG file."""
     height, width, _ = image.shape
@@ -216,7 +251,30 @@ def _text(values: tuple[Any, ...]) -> str:
 
 def _asset_meshes() -> str:
     # Clustered meshes are not watertight: the shell inertia is always defined (and never used).
-    return "".join(f'<mesh name="{m}" file="{m}.stl" inertia="shell"/>' for m in (*LINKS, "cup"))
+    arm = "".join(f'<mesh name="{m}" file="{m}.stl" inertia="shell"/>' for m in LINKS)
+    cups = "".join(
+        f'<mesh name="cup{index}" file="cup.stl" scale="{_text((scale,) * 3)}" inertia="shell"/>'
+        for index, scale in enumerate(CUP_SCALES)
+    )
+    return arm + cups
+
+
+def _cup_looks() -> str:
+    """The cup in all its sizes, one of them visible."""
+    return "".join(
+        f'<geom name="cup_look{index}" type="mesh" mesh="cup{index}" material="cup" contype="0" '
+        f'conaffinity="0" group="{2 if scale == 1.0 else 3}" mass="0"/>'
+        for index, scale in enumerate(CUP_SCALES)
+    )
+
+
+def _clutter() -> str:
+    """Things that may stand about, hidden; a look sizes and places them."""
+    return "".join(
+        f'<geom name="{name}" type="{shape}" size="0.03 0.03 0.03" pos="0 0 -0.5" contype="0" '
+        f'conaffinity="0" group="3" mass="0"/>'
+        for name, shape in DISTRACTORS.items()
+    )
 
 
 def _arm(index: int) -> str:

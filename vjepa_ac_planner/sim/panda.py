@@ -17,6 +17,7 @@ from vjepa_ac_planner.geometry import euler_to_matrix, matrix_to_euler
 from vjepa_ac_planner.sim.controller import TrackingController
 from vjepa_ac_planner.sim.gl import import_mujoco
 from vjepa_ac_planner.sim.model import OBJECT_REST_HEIGHT, REST_POSTURE, TCP_OFFSET, build_model
+from vjepa_ac_planner.sim.randomise import PLAIN, Appearance, Dresser
 from vjepa_ac_planner.sim.render import Camera
 from vjepa_ac_planner.types import Command, Frame, Observation, RobotState
 
@@ -102,12 +103,13 @@ class PandaSim:
 
     Args:
         config: scene and camera.
+        appearance: look of the scene; None is the plain one.
 
     Raises:
         MissingDependencyError: mujoco, the meshes or a GL library are not installed.
     """
 
-    def __init__(self, config: SimConfig | None = None) -> None:
+    def __init__(self, config: SimConfig | None = None, appearance: Appearance | None = None) -> None:
         self.config = config or SimConfig()
         self._mj = import_mujoco()
         self._model = build_model(
@@ -125,12 +127,38 @@ class PandaSim:
         self._site = self._model.site("link8").id
         self._object_qpos = {name: int(self._model.joint(name).qposadr[0]) for name in OBJECTS}
         self._camera: Camera | None = None
+        self._dresser = Dresser(self._mj, self._model)
+        self._appearance = PLAIN
+        if appearance is not None:
+            self.dress(appearance)
         self.reset(self.config.seed)
+
+    @property
+    def appearance(self) -> Appearance:
+        """How the scene looks."""
+        return self._appearance
+
+    def dress(self, appearance: Appearance) -> None:
+        """Give the scene another look, from now on.
+
+        Sizes change where the objects are: put them at their :meth:`rest_heights` afterwards. A
+        :meth:`snapshot` does not hold the look.
+        """
+        self._dresser.dress(appearance)
+        self._appearance = appearance
+        self._mj.mj_kinematics(self._model, self._data)
+        self._mj.mj_camlight(self._model, self._data)
+
+    def rest_heights(self) -> dict[str, float]:
+        """Height of the centres of cup and box when they stand on the table [m]."""
+        cup, box = (self._model.geom(name).size for name in OBJECTS)
+        return {"cup": float(cup[1]), "box": float(box[2])}
 
     def reset(self, seed: int) -> None:
         """Arm to its rest posture, cup and box to the places that ``seed`` gives."""
         position, rotation = self._arm.kinematics.forward(REST_POSTURE)
-        self._reset(position, rotation, 0.0, random_objects(np.random.default_rng([seed, 1])))
+        objects = random_objects(np.random.default_rng([seed, 1]), self.rest_heights())
+        self._reset(position, rotation, 0.0, objects)
 
     def reset_to(self, state: npt.ArrayLike, objects: Mapping[str, ObjectPose] | None = None) -> None:
         """Put the arm at a state, at rest; objects where they are told to stand, else where they are.
@@ -200,6 +228,12 @@ class PandaSim:
             yaw = np.arctan2(2 * (qw * qz + qx * qy), 1 - 2 * (qy * qy + qz * qz))
             poses[name] = ObjectPose((x, y, z), float(yaw))
         return poses
+
+    def tilt(self, name: str) -> float:
+        """How far an object leans from standing upright [rad]."""
+        start = self._object_qpos[name]
+        _, x, y, _ = self._data.qpos[start + 3 : start + 7].tolist()
+        return float(np.arccos(np.clip(1 - 2 * (x * x + y * y), -1, 1)))
 
     def holding(self, name: str) -> bool:
         """Whether both fingers touch the object."""
@@ -288,8 +322,15 @@ class PandaSim:
         return self._camera
 
 
-def random_objects(rng: np.random.Generator) -> dict[str, ObjectPose]:
-    """Cup and box standing on the table inside the workspace, at least 14 cm apart."""
+def random_objects(
+    rng: np.random.Generator, heights: Mapping[str, float] = OBJECT_REST_HEIGHT
+) -> dict[str, ObjectPose]:
+    """Cup and box standing on the table inside the workspace, at least 14 cm apart.
+
+    Args:
+        rng: source of chance.
+        heights: of their centres [m]; :meth:`PandaSim.rest_heights` of a scene with another look.
+    """
     while True:
         places = rng.uniform((0.42, -0.25), (0.64, 0.25), size=(2, 2))
         if np.linalg.norm(places[0] - places[1]) >= 0.14:
@@ -297,7 +338,7 @@ def random_objects(rng: np.random.Generator) -> dict[str, ObjectPose]:
     # The planner does not search rotations: a box turned further would not fit between the fingers.
     yaws = rng.uniform(-0.25, 0.25, size=2)
     return {
-        name: ObjectPose((float(x), float(y), OBJECT_REST_HEIGHT[name]), float(yaw))
+        name: ObjectPose((float(x), float(y), heights[name]), float(yaw))
         for name, (x, y), yaw in zip(OBJECTS, places, yaws, strict=True)
     }
 

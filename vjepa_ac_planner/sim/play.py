@@ -1,7 +1,8 @@
 """Play: what the arm does while data is collected, one episode per seed.
 
-Three behaviours: a smooth random walk, straight moves to random points, and scripted interaction with
-cup and box. None of them knows a task, a reward or a label.
+Four behaviours: a smooth random walk, straight moves to random points, scripted interaction with cup and
+box, and contact of all kinds (:mod:`~vjepa_ac_planner.sim.contact`). None of them knows a task, a reward
+or a label.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import ConfigError
-from vjepa_ac_planner.sim import oracle
+from vjepa_ac_planner.sim import contact, oracle
 from vjepa_ac_planner.sim.model import TCP_OFFSET
 from vjepa_ac_planner.sim.panda import (
     OBJECTS,
@@ -26,13 +27,14 @@ from vjepa_ac_planner.sim.panda import (
     down_state,
     random_objects,
 )
+from vjepa_ac_planner.sim.randomise import random_appearance
 from vjepa_ac_planner.sim.safety import Guarded
 
 Vector = npt.NDArray[np.float64]
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are for evaluation and never used in training, tuning or tests."""
-BEHAVIOURS = ("random", "goal", "interact")
+BEHAVIOURS = ("random", "goal", "interact", "contact")
 MAX_YAW = 0.5
 
 
@@ -57,9 +59,11 @@ class CollectConfig:
     random_fraction: float = 0.35
     """Share of random walks."""
     goal_fraction: float = 0.40
-    """Share of straight moves to random points; the rest interacts with cup and box."""
+    """Share of straight moves to random points."""
+    contact_fraction: float = 0.0
+    """Share of contact of all kinds; the rest interacts with cup and box, and means to succeed."""
     yaw_fraction: float = 0.25
-    """Share of episodes in which the hand also turns (never in straight moves)."""
+    """Share of episodes in which the hand also turns (never in straight moves; in contact it is turned)."""
     gripper_fraction: float = 0.33
     """Share of random walks and straight moves in which the gripper opens and closes at random."""
     max_step: float = 0.075
@@ -68,6 +72,8 @@ class CollectConfig:
     """Worker processes, each with one simulation and one rendering thread."""
     shard_episodes: int = 50
     """Episodes per file; the unit of resuming."""
+    randomise: float = 0.0
+    """How far looks go from the plain one, 0 .. 1: each episode has its own, of a strength up to this."""
     sim: SimConfig = field(default_factory=SimConfig)
     """Scene and camera."""
 
@@ -78,6 +84,9 @@ class CollectConfig:
         check_range("store_size", self.store_size, 16, 1024, "pixels")
         check_range("random_fraction", self.random_fraction, 0.0, 1.0)
         check_range("goal_fraction", self.goal_fraction, 0.0, 1.0 - self.random_fraction)
+        rest = 1.0 - self.random_fraction - self.goal_fraction
+        check_range("contact_fraction", self.contact_fraction, 0.0, rest + 1e-9)
+        check_range("randomise", self.randomise, 0.0, 1.0)
         check_range("yaw_fraction", self.yaw_fraction, 0.0, 1.0)
         check_range("gripper_fraction", self.gripper_fraction, 0.0, 1.0)
         check_range("max_step", self.max_step, 0.005, 0.15, "m")
@@ -95,7 +104,8 @@ def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = Non
         sim: a simulation to use again (its scene must be ``config.sim``); made and closed here if None.
 
     Returns:
-        ``images`` uint8 [T, H, W, 3] as rendered, ``states`` float32 [T, 7] as measured, and
+        ``images`` uint8 [T, H, W, 3] as rendered, ``states`` float32 [T, 7] as measured, ``commands``
+        float32 [T - 1, 7] as sent (poses), ``objects`` float32 [T, 2, 3] where cup and box are [m], and
         ``behaviour``, one of ``BEHAVIOURS``.
 
     Raises:
@@ -109,35 +119,59 @@ def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = Non
         with PandaSim(config.sim) as own:
             return collect_episode(seed, config, own)
     rng = np.random.default_rng([seed, 2])
-    share = rng.uniform()
-    behaviour = BEHAVIOURS[
-        int(share >= config.random_fraction) + int(share >= config.random_fraction + config.goal_fraction)
-    ]
+    behaviour = _behaviour(rng.uniform(), config)
     turns = behaviour != "goal" and rng.uniform() < config.yaw_fraction
     grips = behaviour != "interact" and rng.uniform() < config.gripper_fraction
+    strength = float(np.random.default_rng([seed, 6]).uniform(0.0, config.randomise))
+    sim.dress(random_appearance(seed, strength))
     _start(sim, rng, turns=turns, grips=grips)
-    targets = {"random": _random_walk, "goal": _straight_moves, "interact": _interact}[behaviour](
-        sim, rng, config, turns=turns, grips=grips
-    )
+    if behaviour == "contact" and rng.uniform() < 0.7:
+        near = down_state(contact.above_an_object(sim, rng), yaw=oracle.yaw_of(sim.state()))
+        sim.reset_to(near)
+    targets = {"random": _random_walk, "goal": _straight_moves, "interact": _interact, "contact": _contact}[
+        behaviour
+    ](sim, rng, config, turns=turns, grips=grips)
     arm = Guarded(sim, config.step_seconds)
-    if behaviour == "interact":
+    if behaviour in ("interact", "contact"):
         for _ in range(int(rng.integers(0, 10))):  # unrecorded, so that episodes also start mid-grasp
             arm.move(next(targets))
-    images, states = [sim.render()], [sim.state()]
+    images, states, commands, objects = [sim.render()], [sim.state()], [], [_places(sim)]
     for _ in range(config.frames - 1):
-        arm.move(next(targets))
+        commands.append(arm.move(next(targets)).target)
         images.append(sim.render())
         states.append(sim.state())
+        objects.append(_places(sim))
     return {
         "images": np.stack(images),
         "states": np.stack(states).astype(np.float32),
+        "commands": np.stack(commands).astype(np.float32),
+        "objects": np.stack(objects).astype(np.float32),
         "behaviour": behaviour,
     }
 
 
+def _behaviour(share: float, config: CollectConfig) -> str:
+    """What a number from 0 to 1 stands for."""
+    for name, fraction in (
+        ("random", config.random_fraction),
+        ("goal", config.goal_fraction),
+        ("contact", config.contact_fraction),
+    ):
+        if share < fraction:
+            return name
+        share -= fraction
+    return "interact"
+
+
+def _places(sim: PandaSim) -> Vector:
+    """[2, 3] where cup and box are [m]."""
+    poses = sim.objects()
+    return np.array([poses[name].position for name in OBJECTS])
+
+
 def _start(sim: PandaSim, rng: np.random.Generator, *, turns: bool, grips: bool) -> None:
     """Objects at random places, the arm somewhere in the workspace but not inside one of them."""
-    objects = random_objects(rng)
+    objects = random_objects(rng, sim.rest_heights())
     position = _point(rng)
     while _inside_object(position, objects) or not sim.reachable(down_state(position)):
         position = _point(rng)
@@ -221,6 +255,13 @@ def _interact(
         jitter = np.zeros(7)
         jitter[:3] = rng.normal(0.0, noise, 3)
         yield target + jitter
+
+
+def _contact(
+    sim: PandaSim, rng: np.random.Generator, config: CollectConfig, *, turns: bool, grips: bool
+) -> Iterator[Vector]:
+    """Contact of all kinds."""
+    return contact.play_with(sim, rng)
 
 
 def _errands(sim: PandaSim, rng: np.random.Generator, turns: bool) -> Iterator[Vector]:

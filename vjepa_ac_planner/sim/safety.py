@@ -5,7 +5,7 @@ from __future__ import annotations
 from vjepa_ac_planner.control.limits import MotionLimits
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, Vector
-from vjepa_ac_planner.types import RobotState
+from vjepa_ac_planner.types import Command, RobotState
 
 STEP_SECONDS = 0.25
 """Time of one step, unless data is collected at another rate [s]."""
@@ -30,7 +30,9 @@ class Guarded:
         self._sim = sim
         self._safety = SafetyLayer(sim_safety(step_seconds))
 
-    def move(self, target: Vector) -> None:
-        """One command towards ``target`` [7], cut to what one step allows."""
+    def move(self, target: Vector) -> Command:
+        """One command towards ``target`` [7], cut to what one step allows; returns what was sent."""
         state = RobotState(self._sim.state(), stamp=self._sim.time)
-        self._sim.apply(self._safety.toward(target, state, self._sim.time).command)
+        command = self._safety.toward(target, state, self._sim.time).command
+        self._sim.apply(command)
+        return command

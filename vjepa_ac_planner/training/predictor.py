@@ -18,7 +18,8 @@ from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
 from vjepa_ac_planner.training.losses import prediction_loss
-from vjepa_ac_planner.training.scaling import InputScales, scale_inputs
+from vjepa_ac_planner.training.scaling import InputScales, scale_inputs, unfold_scales
+from vjepa_ac_planner.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class PredictorTraining:
     """Clips in a batch."""
     clip_length: int = 4
     rollout_steps: int = 2
+    start_from: str | None = None
+    """Model to go on from (name or folder); None starts by copying the latent."""
     evaluate_every: int = 500
 
     def __post_init__(self) -> None:
@@ -96,8 +99,13 @@ class PredictorStage:
     def __init__(self, config: PredictorTraining, data: PlayData, latents: Tensor) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.data, self.latents = config, data, latents
-        predictor = start_from_copy(ActionConditionedPredictor(config.predictor))
-        self.predictor = scale_inputs(predictor, config.scales)
+        predictor = ActionConditionedPredictor(config.predictor)
+        if config.start_from is None:
+            self.predictor = scale_inputs(start_from_copy(predictor), config.scales)
+        else:
+            model = WorldModel.load(config.start_from, device="cpu", dtype="float32")
+            predictor.load_state_dict(model.predictor.state_dict())
+            self.predictor = unfold_scales(predictor, config.scales)
         self.modules = {"predictor": self.predictor}
 
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -54,6 +54,14 @@ def scale_inputs(predictor: ActionConditionedPredictor, scales: InputScales) -> 
     return predictor
 
 
+def unfold_scales(predictor: ActionConditionedPredictor, scales: InputScales) -> ActionConditionedPredictor:
+    """Go on training a folded predictor at the given scales, in place: the opposite of folding."""
+    with torch.no_grad():
+        predictor.action_embed.weight.div_(torch.tensor(scales.action))
+        predictor.state_embed.weight.div_(torch.tensor(scales.state))
+    return scale_inputs(predictor, scales)
+
+
 def fold_scales(predictor: ActionConditionedPredictor) -> ActionConditionedPredictor:
     """Fold the scales into the weights, in place; the predictor computes the same as before."""
     for layer in (predictor.action_embed, predictor.state_embed):
