@@ -94,9 +94,12 @@ def test_the_example_task_loads():
     assert task.name == "pick-and-place"
     assert [path.name for path in read] == ["grasped.png", "near-target.png", "placed.png"]
     assert read[0].parent == TASKS / "images"
-    said = run(goals, [1.0 / (i + 1) for i in range(18)])
-    assert next(i + 1 for i, reason in enumerate(said) if reason) == 4
+    assert (goals.sub_goal.gripper, goals.sub_goal.full_grip) == ("settle_first", True)
+    said = run(goals, [1.0 / (i + 1) for i in range(26)])
+    assert [i + 1 for i, reason in enumerate(said) if reason] == [8, 18, 26]
     assert goals.done
+    goals.reset()
+    assert goals.update(0.5, 0.0, settled=True) == "no plan gained anything for 1 steps, energy 0.5000"
 
 
 def test_task_files_that_cannot_work_are_refused(tmp_path):

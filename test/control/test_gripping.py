@@ -37,25 +37,25 @@ def sub_goal(mode, below=0.0):
 @pytest.mark.parametrize(("mode", "asked"), [("preset", None), ("plan", "with"), ("hold", "without")])
 def test_one_search_where_nothing_is_staged(mode, asked):
     search = Searcher(**{asked or "preset": plan(move=0.03, grip=0.4)})
-    decision = decide(search, sub_goal(mode), 0)
+    decision = decide(search, sub_goal(mode), STATE, 0)
     assert search.asked == [asked]
     assert (decision.plan.action[0], decision.settled, decision.grip) == (0.03, False, None)
 
 
 def test_the_gripper_waits_until_the_arm_has_nothing_to_gain():
     search = Searcher(without=plan(move=0.03), only=plan(grip=0.5))
-    decision = decide(search, sub_goal("settle_first"), 0)
+    decision = decide(search, sub_goal("settle_first"), STATE, 0)
     assert search.asked == ["without"] and decision.plan.action[6] == 0.0 and not decision.settled
 
     search = Searcher(without=plan(move=0.03, gain=0.0), only=plan(grip=0.5))
-    decision = decide(search, sub_goal("settle_first"), 0)
+    decision = decide(search, sub_goal("settle_first"), STATE, 0)
     assert search.asked == ["without", "only"] and decision.plan.action[6] == 0.5 and not decision.settled
 
 
 @pytest.mark.parametrize("fingers", [plan(grip=0.5, gain=0.0), plan(grip=0.0, gain=0.5)])
 def test_settled_is_when_neither_gains(fingers):
     arm = plan(move=0.03, gain=0.0)
-    decision = decide(Searcher(without=arm, only=fingers), sub_goal("settle_first"), 0)
+    decision = decide(Searcher(without=arm, only=fingers), sub_goal("settle_first"), STATE, 0)
     assert decision.settled and decision.plan is arm
 
 
@@ -63,21 +63,21 @@ def test_a_move_too_short_to_matter_gains_nothing():
     short, long = plan(move=0.003), plan(move=0.005)
     for mode in ("plan", "hold", "preset"):
         asked = {"plan": "with", "hold": "without", "preset": "preset"}[mode]
-        assert decide(Searcher(**{asked: short}), sub_goal(mode, 0.004), 0).settled
-        assert not decide(Searcher(**{asked: long}), sub_goal(mode, 0.004), 0).settled
+        assert decide(Searcher(**{asked: short}), sub_goal(mode, 0.004), STATE, 0).settled
+        assert not decide(Searcher(**{asked: long}), sub_goal(mode, 0.004), STATE, 0).settled
     # A change of the gripper is never too short.
-    assert not decide(Searcher(**{"with": plan(grip=0.3)}), sub_goal("plan", 0.004), 0).settled
+    assert not decide(Searcher(**{"with": plan(grip=0.3)}), sub_goal("plan", 0.004), STATE, 0).settled
 
 
 @pytest.mark.parametrize(("mode", "closedness"), [("close", 1.0), ("open", 0.0)])
 def test_a_schedule_asks_nobody_but_waits_for_the_arm(mode, closedness):
     moving = Searcher(without=plan(move=0.03))
-    assert decide(moving, sub_goal(mode), 0).grip is None
+    assert decide(moving, sub_goal(mode), STATE, 0).grip is None
     still = Searcher(without=plan(gain=0.0))
     for grips in range(GRIP_STEPS):
-        decision = decide(still, sub_goal(mode), grips)
+        decision = decide(still, sub_goal(mode), STATE, grips)
         assert (decision.grip, decision.settled) == (closedness, False)
-    decision = decide(still, sub_goal(mode), GRIP_STEPS)
+    decision = decide(still, sub_goal(mode), STATE, GRIP_STEPS)
     assert (decision.grip, decision.settled) == (None, True)
     assert set(still.asked) == {"without"}
 
@@ -95,3 +95,16 @@ def test_a_grip_leaves_the_arm_where_it_is():
     target = grip_target(STATE, 1.0)
     np.testing.assert_array_equal(target[:6], STATE.vector[:6])
     assert target[6] == 1.0
+
+
+def test_an_imagined_gain_from_opening_what_is_open_is_none():
+    opening = Searcher(without=plan(gain=0.0), only=plan(grip=-0.7))
+    still_open = RobotState(np.array([*STATE.vector[:6], 0.02]))
+    assert decide(opening, sub_goal("settle_first"), still_open, 0).settled
+    assert not decide(opening, sub_goal("settle_first"), STATE, 0).settled
+
+
+def test_the_gripper_is_not_asked_for_ever():
+    closing = Searcher(without=plan(gain=0.0), only=plan(grip=0.7))
+    assert not decide(closing, sub_goal("settle_first"), STATE, GRIP_STEPS - 1).settled
+    assert decide(closing, sub_goal("settle_first"), STATE, GRIP_STEPS).settled

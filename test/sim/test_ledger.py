@@ -55,9 +55,7 @@ def test_a_header_that_was_cut_short_begins_again(path: Path) -> None:
 
 
 def test_other_settings_are_refused_and_named(path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"other settings \(planner: \{'horizon': 1\} there, \{'horizon': 2\} now"
-    ):
+    with pytest.raises(ConfigError, match=r"other settings \(planner.horizon: 1 there, 2 now\);"):
         Ledger(path, {**SETTINGS, "planner": {"horizon": 2}})
     with pytest.raises(ConfigError, match="extra: None there, 1 now"):
         Ledger(path, {**SETTINGS, "extra": 1})

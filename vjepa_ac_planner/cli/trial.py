@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -49,8 +50,6 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides how a trial ends, ready for JSON."""
-        import mujoco
-
         files = find_model(self.model)
         learned = self.policy == "planner"
         return {
@@ -64,8 +63,7 @@ class Job:
             "protocol": to_mapping(self.protocol),
             "versions": {
                 "vjepa_ac_planner": __version__,
-                "mujoco": mujoco.__version__,
-                "torch": _torch_version(),
+                **{name: importlib.metadata.version(name) for name in ("mujoco", "torch", "numpy")},
             },
         }
 
@@ -158,9 +156,3 @@ def make_simulation(description: ModelDescription) -> PandaSim:
     """The simulation that a model's tasks run in: images of twice its size, as in training."""
     size = 2 * description.image_size
     return PandaSim(SimConfig(width=size, height=size))
-
-
-def _torch_version() -> str:
-    import torch
-
-    return str(torch.__version__)

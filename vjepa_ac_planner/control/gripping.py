@@ -17,7 +17,9 @@ from vjepa_ac_planner.planning.proposals import GripperSearch
 from vjepa_ac_planner.types import FloatArray, Plan, RobotState
 
 GRIP_STEPS = 3
-"""Steps for which a gripper that is told to open or close is given time."""
+"""Steps in a row that are given to the gripper alone: it has come to where it can by then."""
+_SOME = 0.1
+"""A change of the closedness that is at least worth a step."""
 
 Search = Callable[[GripperSearch | None], Plan]
 
@@ -34,13 +36,14 @@ class Decision:
     """Closedness to go to with the arm at rest, instead of the plan; None carries the plan out."""
 
 
-def decide(search: Search, sub_goal: SubGoal, grips: int) -> Decision:
+def decide(search: Search, sub_goal: SubGoal, state: RobotState, grips: int) -> Decision:
     """Plan one step.
 
     Args:
         search: makes a plan; told what to search of the gripper.
         sub_goal: what to reach, and how the gripper is treated.
-        grips: steps in a row, up to now, in which the gripper was told to open or close.
+        state: of the arm now.
+        grips: steps in a row, up to now, that were given to the gripper alone.
 
     Raises:
         PlannerError: (from ``search``) there is no plan.
@@ -52,13 +55,13 @@ def decide(search: Search, sub_goal: SubGoal, grips: int) -> Decision:
     arm = search("without")
     if sub_goal.gripper == "hold" or _gains(arm, below):
         return Decision(arm, not _gains(arm, below))
+    if grips >= GRIP_STEPS:
+        return Decision(arm, settled=True)
     if sub_goal.gripper == "settle_first":
         fingers = search("only")
-        gains = fingers.improves and fingers.action[6] != 0.0
+        gains = fingers.improves and abs(_possible(fingers, state)) >= _SOME
         return Decision(fingers, settled=False) if gains else Decision(arm, settled=True)
-    if grips < GRIP_STEPS:
-        return Decision(arm, settled=False, grip=1.0 if sub_goal.gripper == "close" else 0.0)
-    return Decision(arm, settled=True)
+    return Decision(arm, settled=False, grip=1.0 if sub_goal.gripper == "close" else 0.0)
 
 
 def full_grip(plan: Plan, state: RobotState) -> Plan:
@@ -74,6 +77,14 @@ def full_grip(plan: Plan, state: RobotState) -> Plan:
 def grip_target(state: RobotState, closedness: float) -> FloatArray:
     """[7] the arm where it is, the gripper at ``closedness``."""
     return np.append(state.vector[:6], closedness)
+
+
+def _possible(plan: Plan, state: RobotState) -> float:
+    """The planned change of closedness that the gripper can make: an open one opens no further.
+
+    A model may well imagine a gain from opening it all the same.
+    """
+    return float(np.clip(state.gripper + plan.action[6], 0.0, 1.0) - state.gripper)
 
 
 def _gains(plan: Plan, below: float) -> bool:

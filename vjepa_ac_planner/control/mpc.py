@@ -254,9 +254,9 @@ class RecedingHorizon:
                 gripper=gripper,
             )
 
-        grips = _count_back(steps, lambda step: step.scheduled and not step.switched)
+        grips = _count_back(steps, _grips)
         try:
-            return decide(search, self.goals.sub_goal, grips), ""
+            return decide(search, self.goals.sub_goal, observation.state, grips), ""
         except PlannerError as problem:
             return None, f"{type(problem).__name__}: {problem}"
 
@@ -337,6 +337,12 @@ def _previous(steps: deque[Step]) -> Plan | None:
     if not steps or not steps[-1].moved or steps[-1].findings or steps[-1].switched:
         return None
     return None if steps[-1].scheduled else steps[-1].plan
+
+
+def _grips(step: Step) -> bool:
+    """Whether a step towards the goal that still holds was given to the gripper alone."""
+    searched = step.plan is not None and step.plan.gripper == "only"
+    return (searched or step.scheduled) and not step.switched
 
 
 def _stands_still(step: Step) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -105,9 +105,10 @@ class Ledger:
     def _compare(self, found: Any, wanted: dict[str, Any]) -> None:
         if not isinstance(found, dict):
             raise InputError(f"{self._path}: is no ledger of trials; choose another folder")
-        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        there, now = dict(_leaves(found)), dict(_leaves(wanted))
+        differing = sorted(key for key in {*there, *now} if there.get(key) != now.get(key))
         if differing:
-            listed = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} now" for key in differing)
+            listed = "; ".join(f"{key}: {there.get(key)} there, {now.get(key)} now" for key in differing)
             raise ConfigError(
                 f"{self._path}: holds trials made with other settings ({listed}); choose another folder, "
                 "or the same settings"
@@ -120,3 +121,12 @@ class Ledger:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by their dotted names."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
