@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 STATE = "0.5,0.0,0.35,3.1,0.0,-0.78,0"
@@ -98,3 +101,24 @@ def test_what_cannot_be_had_is_said(command, images, extra, code, says):
     got, _, err = command(*plan(images), *extra)
     assert got == code
     assert err.count("\n") == 1 and says in err
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_plan(command, images, tmp_path, read_json):
+    alone, together = tmp_path / "one.json", tmp_path / "two.json"
+    assert command(*plan(images, alone), "--device", "cpu")[0] == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-port", "0", "-m", "vjepa_ac_planner"]
+    result = subprocess.run(
+        [*map(str, (*torchrun, *plan(images, together), "--device", "cpu"))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("standing still") == 1  # only rank 0 has something to say
+    one, two = read_json(alone), read_json(together)
+    assert two["evaluations"] == one["evaluations"]
+    assert two["energy"] == pytest.approx(one["energy"], abs=1e-6)
+    assert two["action"] == pytest.approx(one["action"], abs=1e-4)

@@ -24,8 +24,9 @@ dx dy dz [m], rotation as extrinsic-xyz Euler angles [rad] applied on the left, 
 closedness.
 It is a proposal: nothing is sent to a robot, and it has not passed a safety layer.
 
-example:
+examples:
   vjepa-ac plan --image now.png --goal goal.png --state "0.50,0.00,0.40,3.14,0.00,-0.79,0" --json plan.json
+  torchrun --nproc-per-node 4 -m vjepa_ac_planner plan ...      the same on 4 GPUs (docs/multi-gpu.md)
 """
 
 
@@ -50,26 +51,30 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan once and print the action."""
+    """Plan once and print the action; on a rank other than 0, score candidates for rank 0."""
+    from vjepa_ac_planner.planning.ranks import rank
+    from vjepa_ac_planner.planning.sharded import Crew, serve
     from vjepa_ac_planner.preprocess import read_image
+
+    if rank() > 0:
+        serve()
+        return 0
 
     image, goal_image = read_image(args.image), read_image(args.goal)
     vector = state_vector(args.state)
 
-    from vjepa_ac_planner.planning.planner import Planner
     from vjepa_ac_planner.planning.presets import PlannerConfig
     from vjepa_ac_planner.types import ACTION_NAMES, Goal, Observation, RobotState
-    from vjepa_ac_planner.world_model import WorldModel
 
-    model = WorldModel.load(args.model, device=args.device, dtype=args.dtype)
-    preset = args.preset or model.description.preset
-    planner = Planner(model, PlannerConfig.preset(preset))
-    plan = planner.plan(
-        Observation(image, RobotState(vector)),
-        Goal(goal_image, args.goal),
-        deadline_s=args.deadline,
-        seed=args.seed,
-    )
+    with Crew.join() as crew:
+        model = crew.load(args.model, device=args.device, dtype=args.dtype)
+        preset = args.preset or model.description.preset
+        plan = crew.planner(model, PlannerConfig.preset(preset)).plan(
+            Observation(image, RobotState(vector)),
+            Goal(goal_image, args.goal),
+            deadline_s=args.deadline,
+            seed=args.seed,
+        )
 
     say(table([[name, f"{value:+.4f}"] for name, value in zip(ACTION_NAMES, plan.action, strict=True)]))
     say(f"energy {plan.energy:.4f}, standing still {plan.zero_energy:.4f}, now {plan.current_energy:.4f}")

@@ -9,11 +9,11 @@ import numpy as np
 from vjepa_ac_planner.control.goals import GoalChain, load_task
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig
+from vjepa_ac_planner.planning.sharded import crew
 from vjepa_ac_planner.preprocess import read_image
 from vjepa_ac_planner.ros.parameters import NodeConfig
 from vjepa_ac_planner.ros.profile import RobotProfile
 from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
-from vjepa_ac_planner.world_model import WorldModel
 
 
 def load_planner(config: NodeConfig, profile: RobotProfile, say: Callable[[str], None]) -> Planner:
@@ -28,17 +28,19 @@ def load_planner(config: NodeConfig, profile: RobotProfile, say: Callable[[str],
         PlannerError: the model cannot be loaded, or does not belong to the profile's frame.
     """
     say(f"loading model {profile.model}")
-    model = WorldModel.load(profile.model, device=config.device, dtype=config.dtype)  # type: ignore[arg-type]
+    ranks = crew()
+    model = ranks.load(profile.model, device=config.device, dtype=config.dtype)
     description = model.description
     preset = config.preset or description.preset
-    planner = Planner(model, PlannerConfig.preset(preset))
+    planner = ranks.planner(model, PlannerConfig.preset(preset))
     grey = np.full((description.image_size, description.image_size, 3), 128, dtype=np.uint8)
     limits = profile.safety.limits
     centre = (limits.low + limits.high) / 2.0
     state = RobotState(np.concatenate((centre, (np.pi, 0.0, 0.0, 0.0))))
     plan = planner.plan(Observation(Frame(grey), state), Goal(Frame(grey)))
+    devices = str(model.device) if ranks.size == 1 else f"{ranks.size} devices"
     say(
-        f"model {description.name} on {model.device}, preset {preset}: first plan took "
+        f"model {description.name} on {devices}, preset {preset}: first plan took "
         f"{plan.timings['total']:.2f} s, {plan.evaluations} candidates"
     )
     return planner

@@ -29,6 +29,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from vjepa_ac_planner.errors import ConfigError, PlannerError
+from vjepa_ac_planner.planning.ranks import rank
+from vjepa_ac_planner.planning.sharded import serve
 from vjepa_ac_planner.ros import priority
 from vjepa_ac_planner.ros.parameters import NodeConfig, declare, parameters, resolve
 from vjepa_ac_planner.ros.profile import load_profile
@@ -214,12 +216,27 @@ def _steady() -> Any:
     return Clock(clock_type=ClockType.STEADY_TIME)
 
 
+def _score_for_the_node() -> int:
+    # The interrupt is the node's to act on: it holds the arm, and then sends the other ranks home.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        serve()
+    except PlannerError as error:
+        sys.stderr.write(f"planner: {error}\n")
+        return error.exit_code
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code.
+
+    Started by ``torchrun`` on several devices, rank 0 is the node, and the others score candidates for it.
 
     Args:
         argv: command line, such as ``["--ros-args", "-p", "robot:=sim"]``; None takes the process's.
     """
+    if rank() > 0:
+        return _score_for_the_node()
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.logging import get_logger
