@@ -1,0 +1,160 @@
+"""A simulated arm that moves on while the planner thinks, in simulated time.
+
+How long planning takes is a number and not this machine's speed, so that loops can be compared for the
+latency of any machine, and give the same result every time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vjepa_ac_planner.control.environment import RobotStatus
+from vjepa_ac_planner.control.goals import GoalChain
+from vjepa_ac_planner.control.mpc import Episode, LoopConfig, Plans, RecedingHorizon
+from vjepa_ac_planner.control.pipeline import Foresees, Pipeline, PipelineConfig
+from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
+from vjepa_ac_planner.planning.energy import LatentEnergy
+from vjepa_ac_planner.sim.panda import PandaSim
+from vjepa_ac_planner.sim.safety import sim_safety
+from vjepa_ac_planner.sim.tasks import Task
+from vjepa_ac_planner.types import Command, Goal, Observation, Plan
+
+
+class MovingOn:
+    """A simulation whose time goes on while others think; implements ``Overlaps``.
+
+    Args:
+        sim: the arm, at the start of its task; nobody else may use it meanwhile.
+    """
+
+    def __init__(self, sim: PandaSim) -> None:
+        self._sim = sim
+        self._now = sim.time
+        self._command: Command | None = None
+        self._seen: Observation | None = None
+
+    @property
+    def time(self) -> float:
+        """Simulated time [s]; the physics follow when somebody looks."""
+        return self._now
+
+    def think(self, seconds: float) -> None:
+        """Let time pass [s]."""
+        self._now += seconds
+
+    def observe(self) -> Observation:
+        """The camera image and the state at this moment."""
+        return self.newest()
+
+    def newest(self) -> Observation:
+        """See ``MovesOn``."""
+        self._catch_up()
+        if self._seen is None or self._seen.state.stamp != self._sim.time:
+            self._seen = self._sim.observe()
+        return self._seen
+
+    def status(self) -> RobotStatus:
+        """See ``ReportsStatus``."""
+        return RobotStatus()
+
+    def begin(self, command: Command) -> None:
+        """See ``Overlaps``."""
+        self._catch_up()
+        self._command = command
+
+    def finish(self) -> None:
+        """See ``Overlaps``."""
+        if self._command is not None:
+            self._now = max(self._now, self._sim.time + self._command.duration)
+        self._catch_up()
+
+    def apply(self, command: Command) -> None:
+        """See ``Environment``."""
+        self.begin(command)
+        self.finish()
+
+    def _catch_up(self) -> None:
+        """Bring the physics to this moment: the command that was begun, then holding."""
+        command, self._command = self._command, None
+        if command is not None:
+            self._now = max(self._now, self._sim.time + command.duration)
+            self._sim.apply(command)
+        left = self._now - self._sim.time
+        if left > 0.005:  # the arm's updates are 10 ms apart
+            self._sim.apply(Command("hold", self._sim.reference(), left))
+        self._now = self._sim.time
+
+
+class Thinking:
+    """A planner that takes a given time, on a simulation's clock.
+
+    Args:
+        planner: makes the plans.
+        world: whose time passes.
+        plan_s: time of a search [s].
+        look_s: time from the exposure of a frame to its latent [s].
+    """
+
+    def __init__(self, planner: Foresees, world: MovingOn, plan_s: float, look_s: float) -> None:
+        self._planner, self._world, self._plan_s, self._look_s = planner, world, plan_s, look_s
+
+    def plan(self, observation: Observation, goal: Goal | Tensor, **options: Any) -> Plan:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.plan`."""
+        plan = self._planner.plan(observation, goal, **options)
+        self._world.think(self._plan_s + (self._look_s if observation.latent is None else 0.0))
+        return plan
+
+    def energy(self, observation: Observation, goal: Goal | Tensor) -> LatentEnergy:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.energy`."""
+        self._world.think(self._look_s if observation.latent is None else 0.0)
+        return self._planner.energy(observation, goal)
+
+
+def run_with_latency(
+    sim: PandaSim,
+    task: Task,
+    planner: Foresees,
+    *,
+    plan_s: float,
+    look_s: float = 0.03,
+    pipelined: bool = False,
+    max_steps: int | None = None,
+    safety: SafetyConfig | None = None,
+    loop: LoopConfig | None = None,
+    pipeline: PipelineConfig | None = None,
+) -> tuple[Episode, Pipeline | None]:
+    """One closed-loop run from a task's start, by an arm that does not wait for its planner.
+
+    Stamps of the episode's observations are simulated time.
+
+    Args:
+        sim: the world, with the camera that the task was made with.
+        task: start and goals.
+        planner: plans every step.
+        plan_s: time of a search [s].
+        look_s: time from the exposure of a frame to its latent [s].
+        pipelined: plan ahead while the arm moves.
+        max_steps: most steps; None takes the task's.
+        safety: limits; None takes :func:`sim_safety`.
+        loop: when to end.
+        pipeline: when a plan made ahead is dropped.
+
+    Returns:
+        The episode, and the pipeline with what became of its plans.
+    """
+    task.begin(sim)
+    world = MovingOn(sim)
+    thinking = Thinking(planner, world, plan_s, look_s)
+    ahead = Pipeline(thinking, world, pipeline) if pipelined else None
+    makes: Plans = thinking if ahead is None else ahead
+    horizon = RecedingHorizon(
+        makes,
+        SafetyLayer(safety or sim_safety()),
+        GoalChain(task.goals[-1]),
+        loop or LoopConfig(),
+        clock=lambda: world.time,
+    )
+    steps = task.max_steps if max_steps is None else max_steps
+    return horizon.run(world if ahead is None else ahead, steps), ahead
