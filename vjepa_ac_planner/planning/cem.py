@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from vjepa_ac_planner.config import check_range
-from vjepa_ac_planner.errors import ConfigError, InputError
+from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.planning.energy import Scorer
-from vjepa_ac_planner.planning.optimiser import Cancel, Clock, Optimised, Pace, StopReason, Trace
+from vjepa_ac_planner.planning.optimiser import Cancel, Clock, Optimised
 from vjepa_ac_planner.planning.proposals import ActionSpace
+from vjepa_ac_planner.planning.search import Search
 
 
 @dataclass(frozen=True)
@@ -86,70 +87,37 @@ class CEM:
     ) -> Optimised:
         """See :meth:`vjepa_ac_planner.planning.optimiser.Optimiser.optimise`."""
         config = self.config
-        pace = Pace(deadline, cancel, config.converged_below, self._clock)
+        search = Search(score, space, deadline, cancel, config.converged_below, self._clock)
         keep_mean, keep_std = self._momenta(space)  # [7], [7]
-        noise = self._noise(space, generator, noise)  # [I, K, H, 7]
-        mean = space.mean if init_mean is None else init_mean.to(space.mean)  # [H, 7]
-        std = space.std
-        elites, best, best_energy = mean[None][:0], mean, torch.full((), torch.inf, device=space.device)
-        trace, evaluations = Trace(), 0
-        stop: StopReason | None = None
+        noise = space.noise(config.iterations, config.samples, generator, noise)  # [I, K, H, 7]
+        mean, std = space.centre(init_mean), space.std  # [H, 7]
+        kept = mean[None][:0]  # [E, H, 7]
 
         for epsilon in noise:
             # sample
-            included = self._included(mean, elites)  # [E, H, 7]
+            included = torch.cat((kept, self._included(mean)))
             sampled = mean + std * epsilon[: config.samples - len(included)]
-            actions = space.clip(torch.cat((included, sampled)))  # [K, H, 7]
-            # score: what is not finite is worst
-            energy = score(actions).float()  # [K]
-            energy = torch.where(energy.isfinite(), energy, torch.inf)
-            evaluations += len(actions)
-            # elite: a stable sort, so that ties go to the earlier candidate on every backend
-            elite_energy, order = energy.sort(stable=True)
-            elite_energy, elites = elite_energy[: config.elites], actions[order[: config.elites]]
-            better = elite_energy[0] < best_energy
-            best = torch.where(better, elites[0], best)
-            best_energy = torch.where(better, elite_energy[0], best_energy)
+            # score
+            candidates = search.rank(torch.cat((included, sampled)))
+            # elite
+            elites = candidates.best(config.elites)
+            kept = elites.actions[: config.keep_elites]
             # refit
-            finite = elite_energy.isfinite()
-            elite_mean, elite_std = _moments(elites, finite, mean, std)
+            elite_mean, elite_std = elites.moments(mean, std)
             mean = torch.lerp(elite_mean, mean, keep_mean)
             std = torch.lerp(elite_std, std, keep_std)
             std = torch.maximum(std, config.min_std * space.std)
-
-            trace.add(elite_energy[0], _mean_of(elite_energy, finite), energy.isfinite().sum(), mean, std)
-            # An axis that is not searched gives 0 / 0; choosing the others would wait for the device.
-            stop = pace.check((elite_std / space.std).nan_to_num(0.0).max())
-            if stop is not None:
+            if search.over(elites, mean, std, spread=elite_std):
                 break
 
-        answer = mean if config.answer == "mean" else best
-        return Optimised(
-            actions=space.answer(answer),
-            iterations=trace.collect(evaluations),
-            evaluations=evaluations,
-            stop_reason=stop or "iterations",
-        )
+        return search.answer(mean if config.answer == "mean" else search.best, elites.actions)
 
-    def _noise(self, space: ActionSpace, generator: torch.Generator, noise: Tensor | None) -> Tensor:
-        config = self.config
-        if noise is None:
-            return space.draw(config.iterations, config.samples, generator)
-        wanted = (config.iterations, config.samples, space.horizon)
-        if noise.ndim != 4 or tuple(noise.shape[:3]) != wanted:
-            raise InputError(
-                f"noise: expected [iterations, samples, horizon, axes] = {wanted} and the searched axes, "
-                f"received {tuple(noise.shape)}"
-            )
-        return space.spread(noise)
-
-    def _included(self, mean: Tensor, elites: Tensor) -> Tensor:
+    def _included(self, mean: Tensor) -> Tensor:
         """[E, H, 7] candidates that are not sampled; by default none."""
-        config = self.config
-        parts = [elites[: config.keep_elites]]
-        if config.include_mean:
+        parts = [mean[None][:0]]
+        if self.config.include_mean:
             parts.append(mean[None])
-        if config.include_zero:
+        if self.config.include_zero:
             parts.append(torch.zeros_like(mean)[None])
         return torch.cat(parts)
 
@@ -159,22 +127,3 @@ class CEM:
         mean = torch.tensor([config.momentum_mean] * 6 + [config.momentum_mean_gripper])
         std = torch.tensor([config.momentum_std] * 6 + [config.momentum_std_gripper])
         return mean.to(space.device), std.to(space.device)
-
-
-def _moments(elites: Tensor, finite: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation [H, 7] of the elites [k, H, 7] with a finite energy [k].
-
-    With fewer than k finite candidates only those count; with none the proposal stays as it was. It is
-    written with weights because choosing rows would have to wait for the device.
-    """
-    weight = finite.to(elites.dtype)[:, None, None]
-    count = weight.sum()
-    elite_mean = (weight * elites).sum(0) / count.clamp(min=1)
-    variance = (weight * (elites - elite_mean) ** 2).sum(0) / (count - 1).clamp(min=1)
-    return torch.where(count > 0, elite_mean, mean), torch.where(count > 0, variance.sqrt(), std)
-
-
-def _mean_of(energy: Tensor, finite: Tensor) -> Tensor:
-    """Mean of the finite energies [k]; infinite when there are none."""
-    total = torch.where(finite, energy, 0.0).sum()
-    return torch.where(finite.any(), total / finite.sum(), torch.inf)

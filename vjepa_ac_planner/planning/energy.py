@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from vjepa_ac_planner.errors import ConfigError, DeviceMemoryError, InputError
+from vjepa_ac_planner.errors import ConfigError, DeviceMemoryError, InputError, PlanningError
+
+T = TypeVar("T")
 
 Scorer = Callable[[Tensor], Tensor]
 """Action sequences [K, H, 7] -> energies [K]; less is better."""
@@ -25,6 +28,15 @@ class RolloutModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Differentiable(Protocol):
+    """A scorer that gives gradients in its own way."""
+
+    def value_and_gradient(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """[K, H, 7] -> energies [K] and gradients [K, H, 7]."""
+        ...
+
+
 def latent_energy(z: Tensor, z_goal: Tensor) -> Tensor:
     """Mean absolute difference over tokens and channels (V-JEPA 2, section 3.2).
 
@@ -36,6 +48,21 @@ def latent_energy(z: Tensor, z_goal: Tensor) -> Tensor:
         [...] energies, float32: half-precision latents are subtracted and averaged in float32.
     """
     return (z.float() - z_goal.float()).abs().mean(dim=(-2, -1))
+
+
+GRIPPER_METRES = 0.1
+"""A gripper that is open instead of closed is as far off as a hand that is this far away [m]."""
+
+
+def state_distance(states: Tensor, goal: Tensor) -> Tensor:
+    """How far the arm is from its state at the goal [m]: the hand's distance, and the gripper's opening.
+
+    Args:
+        states: [..., 7].
+        goal: [7].
+    """
+    off = states.float() - goal
+    return torch.linalg.vector_norm(off[..., :3], dim=-1) + GRIPPER_METRES * off[..., 6].abs()
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,9 @@ class LatentEnergy:
         z_goal: [N, D] latent of the goal.
         chunk: most sequences rolled out at a time; None finds it.
         energy_over: energy of the ``"final"`` latent (the paper), or the ``"mean"`` over the horizon.
+        gradient_chunk: most sequences differentiated at a time; None begins with ``chunk``.
+        goal_state: [7] state of the arm at the goal, where it is known.
+        state_weight: energy for every metre that the arm is from it (:func:`state_distance`).
 
     Raises:
         InputError: z0 and z_goal differ in shape.
@@ -87,6 +117,9 @@ class LatentEnergy:
         z_goal: Tensor,
         chunk: int | None = None,
         energy_over: EnergyOver = "final",
+        gradient_chunk: int | None = None,
+        goal_state: Tensor | None = None,
+        state_weight: float = 0.0,
     ) -> None:
         if z0.ndim != 2 or z0.shape != z_goal.shape:
             raise InputError(
@@ -97,17 +130,26 @@ class LatentEnergy:
             raise ConfigError(f"chunk: received {chunk}, allowed 1 or more, or null to find it")
         self.world_model, self.z0, self.s0, self.z_goal = world_model, z0, s0, z_goal
         self.chunk = chunk
+        self.gradient_chunk = gradient_chunk or chunk
         self.energy_over = energy_over
+        self.goal_state, self.state_weight = goal_state, state_weight
 
     def __call__(self, actions: Tensor) -> Tensor:
         """[K, H, 7] action sequences -> [K] energies, float32, on the device of the model."""
-        while True:
-            parts = max(1, -(-len(actions) // (self.chunk or len(actions) or 1)))
-            with _OutOfMemory() as memory:
-                # Near-equal chunks: no odd last one, so all but one row more see the same kernels.
-                scores = [self._score(part) for part in actions.tensor_split(parts)]
-                return torch.cat(scores)
-            self._halve(-(-len(actions) // parts), memory.message, actions.device)
+        scores, self.chunk = _in_chunks(self._score, actions, self.chunk)
+        return torch.cat(scores)
+
+    def value_and_gradient(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies [K] of action sequences [K, H, 7], and their gradients [K, H, 7].
+
+        Each chunk is differentiated before the next is imagined: what backward needs is some ten times
+        the memory, so the chunk that fits it is found apart.
+        """
+        parts, self.gradient_chunk = _in_chunks(
+            partial(_differentiated, self._score), actions, self.gradient_chunk
+        )
+        energies, gradients = zip(*parts, strict=True)
+        return torch.cat(energies), torch.cat(gradients)
 
     def evaluate(self, actions: Tensor) -> Evidence:
         """Roll out a few sequences [K, H, 7] and keep everything that was imagined."""
@@ -116,25 +158,73 @@ class LatentEnergy:
             for part in actions.split(self.chunk or len(actions))
         ]
         latents, states = (torch.cat(part) for part in zip(*parts, strict=True))
-        by_step = latent_energy(latents, self.z_goal)  # [K, H]
+        by_step = self._of(latents, states[:, 1:])  # [K, H]
         return Evidence(self._reduce(by_step), by_step, latents, states)
 
+    def current(self) -> Tensor:
+        """[] energy of what is observed."""
+        return self._of(self.z0, self.s0)
+
     def _score(self, actions: Tensor) -> Tensor:
-        latents, _ = self.world_model.rollout(self.z0, self.s0, actions)  # [k, H, N, D]
+        latents, states = self.world_model.rollout(self.z0, self.s0, actions)  # [k, H, N, D], [k, H + 1, 7]
         if self.energy_over == "final":
-            latents = latents[:, -1:]
-        return self._reduce(latent_energy(latents, self.z_goal))
+            latents, states = latents[:, -1:], states[:, -2:]
+        return self._reduce(self._of(latents, states[:, 1:]))
+
+    def _of(self, latents: Tensor, states: Tensor) -> Tensor:
+        """Latents [..., N, D] and the states [..., 7] that go with them -> [...] energies."""
+        energy = latent_energy(latents, self.z_goal)
+        if self.goal_state is None or self.state_weight == 0.0:
+            return energy
+        return energy + self.state_weight * state_distance(states, self.goal_state)
 
     def _reduce(self, by_step: Tensor) -> Tensor:
         return by_step[:, -1] if self.energy_over == "final" else by_step.mean(dim=1)
 
-    def _halve(self, tried: int, message: str, device: torch.device) -> None:
+
+def value_and_gradient(score: Scorer | Differentiable, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies [K] of action sequences [K, H, 7], and their gradients [K, H, 7].
+
+    A scorer that has a method of this name does it itself; any other is differentiated as it stands.
+
+    Raises:
+        PlanningError: the energies do not depend on the actions in a way that can be differentiated.
+    """
+    if isinstance(score, Differentiable):
+        return score.value_and_gradient(actions)
+    return _differentiated(score, actions)
+
+
+def _differentiated(score: Scorer, actions: Tensor) -> tuple[Tensor, Tensor]:
+    # Each energy comes from its own actions alone: the gradient of the sum holds that of every one.
+    with torch.inference_mode(False), torch.enable_grad():
+        actions = actions.clone().requires_grad_()
+        energies = score(actions)
+        if not energies.requires_grad:
+            raise PlanningError(
+                "gradient: this world model's energies have no gradient; choose optimiser cem, icem or mppi"
+            )
+        (gradients,) = torch.autograd.grad(energies.sum(), actions)
+    return energies.detach(), gradients
+
+
+def _in_chunks(
+    function: Callable[[Tensor], T], actions: Tensor, chunk: int | None
+) -> tuple[list[T], int | None]:
+    """Apply a function to the rows in chunks; returns its answers, and the chunk that fitted."""
+    while True:
+        parts = max(1, -(-len(actions) // (chunk or len(actions) or 1)))
+        with _OutOfMemory() as memory:
+            # Near-equal chunks: no odd last one, so all but one row more see the same kernels.
+            return [function(part) for part in actions.tensor_split(parts)], chunk
+        tried = -(-len(actions) // parts)
         if tried <= 1:
             raise DeviceMemoryError(
-                f"{device}: out of memory while rolling out a single action sequence ({message}); "
-                "free the device, shorten the horizon, or use a smaller model or a half-precision dtype"
+                f"{actions.device}: out of memory while rolling out a single action sequence "
+                f"({memory.message}); free the device, shorten the horizon, or use a smaller model or a "
+                "half-precision dtype"
             )
-        self.chunk = tried // 2
+        chunk = tried // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

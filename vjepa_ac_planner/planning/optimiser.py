@@ -27,9 +27,11 @@ class Optimised:
 
     actions: Tensor
     """[H, 7] the sequence to execute, in bounds."""
+    elites: Tensor
+    """[E, H, 7] the best candidates of the last iteration, best first."""
     iterations: tuple[IterationTrace, ...]
     evaluations: int
-    """Number of action sequences scored."""
+    """Number of action sequences scored; one that is scored with its gradient counts as three."""
     stop_reason: StopReason
 
 
@@ -70,7 +72,7 @@ class Optimiser(Protocol):
 
 
 class Pace:
-    """When to stop between iterations: converged, out of time, or cancelled.
+    """When to stop between iterations: cancelled, out of time, or converged.
 
     Only a deadline, a cancel or an early stop needs the device to have caught up, and costs one small
     transfer per iteration; without them the host never waits inside a plan.
@@ -92,7 +94,7 @@ class Pace:
         self._shortest = float("inf")
 
     def check(self, spread: Tensor) -> StopReason | None:
-        """Called after each iteration; ``spread`` [] says how far the elites still disagree (1 = all)."""
+        """After each iteration; ``spread`` [] says how far the search still moves (1: as at first)."""
         if not self._waits:
             return None
         disagreement = float(spread)  # waits for the device
@@ -100,10 +102,10 @@ class Pace:
         self._shortest, self._last = min(self._shortest, now - self._last), now
         if self._cancelled is not None and self._cancelled():
             return "cancelled"
-        if self._converged_below is not None and disagreement < self._converged_below:
-            return "converged"
         if self._deadline is not None and now + self._shortest > self._deadline:
             return "deadline"
+        if self._converged_below is not None and disagreement < self._converged_below:
+            return "converged"
         return None
 
 

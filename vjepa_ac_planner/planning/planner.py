@@ -13,13 +13,21 @@ from torch import Tensor
 from vjepa_ac_planner.errors import InputError, PlanningError
 from vjepa_ac_planner.planning.cem import CEM
 from vjepa_ac_planner.planning.energy import Evidence, LatentEnergy, latent_energy
+from vjepa_ac_planner.planning.gradient import Gradient
+from vjepa_ac_planner.planning.hybrid import Hybrid
+from vjepa_ac_planner.planning.icem import ICEM
+from vjepa_ac_planner.planning.mppi import MPPI
 from vjepa_ac_planner.planning.optimiser import Cancel, Optimised, Optimiser
 from vjepa_ac_planner.planning.presets import PlannerConfig
-from vjepa_ac_planner.planning.proposals import ActionSpace
+from vjepa_ac_planner.planning.proposals import ActionSpace, GripperSearch, with_gripper
 from vjepa_ac_planner.types import Frame, Goal, Observation, Plan
 
 OPTIMISERS: dict[str, Callable[[PlannerConfig], Optimiser]] = {
     "cem": lambda config: CEM(config.cem),
+    "icem": lambda config: ICEM(config.icem),
+    "mppi": lambda config: MPPI(config.mppi),
+    "gradient": lambda config: Gradient(config.gradient),
+    "hybrid": lambda config: Hybrid(config.hybrid),
 }
 """Every optimiser by the name it has in :class:`PlannerConfig`."""
 
@@ -58,8 +66,8 @@ class Planner:
 
     def __init__(self, world_model: PlanningModel, config: PlannerConfig) -> None:
         self.world_model, self.config = world_model, config
-        self._optimiser = OPTIMISERS[config.optimiser](config)
-        self._chunk = config.chunk
+        self.optimiser = OPTIMISERS[config.optimiser](config)
+        self._chunk = self._gradient_chunk = config.chunk
         self._goals: dict[int, tuple[Goal, Tensor]] = {}
 
     @torch.no_grad()
@@ -72,6 +80,7 @@ class Planner:
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
         seed: int | None = None,
+        gripper: GripperSearch | None = None,
         noise: Tensor | None = None,
     ) -> Plan:
         """Find the actions whose imagined future is nearest to the goal.
@@ -85,6 +94,8 @@ class Planner:
             deadline_s: time the whole call may take [s]; late by at most one iteration.
             cancel: an event, or a callable that says whether to stop.
             seed: seed of the search; None takes the configured one.
+            gripper: search it together with the arm (``"with"``), leave it as it is (``"without"``), or
+                search nothing else (``"only"``); None does what ``config.search.axes`` says.
             noise: [I, K, H, A] noise to use instead of drawing it, for tests.
 
         Returns:
@@ -102,8 +113,8 @@ class Planner:
         energy = self._energy(observation, goal)
         encoded = self._clock()
 
-        space = self._space(observation)
-        found = self._optimiser.optimise(
+        space = self.space(observation, gripper)
+        found = self.optimiser.optimise(
             energy,
             space,
             generator=torch.Generator().manual_seed(seed),
@@ -112,7 +123,7 @@ class Planner:
             deadline=deadline,
             cancel=cancel,
         )
-        self._chunk = energy.chunk
+        self._chunk, self._gradient_chunk = energy.chunk, energy.gradient_chunk
         optimised = self._clock()
 
         standing_still = torch.zeros_like(found.actions)
@@ -127,7 +138,7 @@ class Planner:
             "evidence": end - optimised,
             "total": end - begin,
         }
-        return replace(plan, timings=timings)
+        return replace(plan, timings=timings, gripper=gripper)
 
     def energy(self, observation: Observation, goal: Goal | Tensor) -> LatentEnergy:
         """The scorer of one planning problem, for landscapes and studies.
@@ -151,16 +162,37 @@ class Planner:
     def _energy(self, observation: Observation, goal: Goal | Tensor) -> LatentEnergy:
         model = self.world_model
         z_goal = self.encode_goal(goal) if isinstance(goal, Goal) else goal.to(model.device)
-        z0 = model.encode([observation.frame])[0]
+        known = observation.latent
+        z0 = model.encode([observation.frame])[0] if known is None else known.to(model.device)
         if z_goal.shape != z0.shape:
             raise InputError(
                 f"goal: expected a goal image or a latent of shape {tuple(z0.shape)} "
                 f"[tokens, channels], received {tuple(z_goal.shape)}; encode it with this model"
             )
         s0 = torch.tensor(observation.state.vector, dtype=torch.float32, device=model.device)
-        return LatentEnergy(model, z0, s0, z_goal, self._chunk, self.config.energy_over)
+        return LatentEnergy(
+            model,
+            z0,
+            s0,
+            z_goal,
+            self._chunk,
+            self.config.energy_over,
+            self._gradient_chunk,
+            self._goal_state(goal),
+            self.config.state_weight,
+        )
 
-    def _space(self, observation: Observation) -> ActionSpace:
+    def _goal_state(self, goal: Goal | Tensor) -> Tensor | None:
+        if not isinstance(goal, Goal) or goal.state is None:
+            return None
+        return torch.tensor(goal.state.vector, dtype=torch.float32, device=self.world_model.device)
+
+    def space(self, observation: Observation, gripper: GripperSearch | None = None) -> ActionSpace:
+        """The search space of one planning problem.
+
+        Raises:
+            InputError: the search is to stay in a workspace that the model does not name.
+        """
         config, device = self.config, self.world_model.device
         workspace = start = None
         if config.search.stay_in_workspace:
@@ -172,7 +204,8 @@ class Planner:
                 )
             workspace = torch.tensor(box, dtype=torch.float32, device=device)
             start = torch.tensor(observation.state.position, dtype=torch.float32, device=device)
-        return ActionSpace(config.search, config.horizon, device, start, workspace)
+        search = with_gripper(config.search, gripper)
+        return ActionSpace(search, config.horizon, device, start, workspace)
 
     def _init_mean(self, warm_start: Plan | None) -> Tensor | None:
         """The previous actions one step on; the last one is repeated, so H = 1 goes on as before."""
@@ -195,7 +228,7 @@ class Planner:
         seed: int,
         surprise: float | None,
     ) -> Plan:
-        current = latent_energy(energy.z0, energy.z_goal)[None]
+        current = energy.current()[None]
         numbers = torch.cat((evidence.energies, current, evidence.by_step[0])).tolist()
         plan_energy, zero_energy, current_energy, *by_step = numbers
         if not all(map(_finite, numbers)):

@@ -12,8 +12,15 @@ from vjepa_ac_planner.config import check_range, from_mapping, load_yaml
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.planning.cem import CEMConfig
 from vjepa_ac_planner.planning.energy import EnergyOver
+from vjepa_ac_planner.planning.gradient import GradientConfig
+from vjepa_ac_planner.planning.hybrid import HybridConfig
+from vjepa_ac_planner.planning.icem import ICEMConfig
+from vjepa_ac_planner.planning.mppi import MPPIConfig
 from vjepa_ac_planner.planning.proposals import SearchConfig
 from vjepa_ac_planner.resources import resource_folders
+
+
+OptimiserName = Literal["cem", "icem", "mppi", "gradient", "hybrid"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,22 @@ class PlannerConfig:
     """Number of actions planned ahead; each is one step of the model."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Axes and bounds of the search."""
-    optimiser: Literal["cem"] = "cem"
-    """Which optimiser finds the actions."""
+    optimiser: OptimiserName = "cem"
+    """Which optimiser finds the actions; only its own settings count."""
     cem: CEMConfig = field(default_factory=CEMConfig)
     """Settings of the cross-entropy method."""
+    icem: ICEMConfig = field(default_factory=ICEMConfig)
+    """Settings of the improved cross-entropy method."""
+    mppi: MPPIConfig = field(default_factory=MPPIConfig)
+    """Settings of model predictive path integral."""
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    """Settings of the descent through the world model."""
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    """Settings of sampling first, descent after."""
     energy_over: EnergyOver = "final"
     """Energy of the last imagined latent (the paper), or the mean over the horizon."""
+    state_weight: float = 0.0
+    """Energy per metre that the arm is from its state at the goal, where a goal's state is known."""
     chunk: int | None = None
     """Most candidates rolled out at a time; null finds what fits the device."""
     warm_start: bool = False
@@ -42,6 +59,7 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         check_range("horizon", self.horizon, 1, 64)
         check_range("hold_margin", self.hold_margin, 0.0, 0.9)
+        check_range("state_weight", self.state_weight, 0.0, 100.0, "1/m")
         check_range("seed", self.seed, 0, 2**63 - 1)
         if self.chunk is not None:
             check_range("chunk", self.chunk, 1, 1_000_000)

@@ -6,7 +6,7 @@ bounds 0, so it stays exactly 0 without a special case anywhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,12 +16,18 @@ from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.types import ACTION_DIM
 
-Axes = Literal["xyz", "xyz+gripper", "all"]
+Axes = Literal["xyz", "pose", "gripper", "xyz+gripper", "all"]
 _SEARCHED: dict[str, tuple[int, ...]] = {
     "xyz": (0, 1, 2),
+    "pose": (0, 1, 2, 3, 4, 5),
+    "gripper": (6,),
     "xyz+gripper": (0, 1, 2, 6),
     "all": (0, 1, 2, 3, 4, 5, 6),
 }
+GripperSearch = Literal["with", "without", "only"]
+"""Whether one plan searches the gripper together with the axes of the arm, not at all, or alone."""
+_OF_THE_ARM: dict[Axes, Axes] = {"xyz+gripper": "xyz", "all": "pose", "gripper": "xyz"}
+_WITH_THE_GRIPPER: dict[Axes, Axes] = {"xyz": "xyz+gripper", "pose": "all", "gripper": "xyz+gripper"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class SearchConfig:
     """Initial standard deviation of the gripper; of xyz and rotation it is their bound."""
     gripper_dead_zone: float = 0.25
     """Gripper entries of the answer smaller than this are set to 0."""
+    dead_zone_in_search: bool = False
+    """Score candidates with the dead zone applied, as they would be executed; the reference does not."""
     stay_in_workspace: bool = False
     """Shorten translations so that imagined positions stay in the model's trained workspace."""
 
@@ -52,6 +60,18 @@ class SearchConfig:
         check_range("gripper", self.gripper, 1e-3, 1.0)
         check_range("gripper_std", self.gripper_std, 1e-3, 10.0)
         check_range("gripper_dead_zone", self.gripper_dead_zone, 0.0, 1.0)
+
+
+def with_gripper(config: SearchConfig, gripper: GripperSearch | None) -> SearchConfig:
+    """The same search with, without, or of only the gripper; None leaves it as it is."""
+    axes: Axes = config.axes
+    if gripper == "only":
+        axes = "gripper"
+    elif gripper == "with":
+        axes = _WITH_THE_GRIPPER.get(axes, axes)
+    elif gripper == "without":
+        axes = _OF_THE_ARM.get(axes, axes)
+    return replace(config, axes=axes)
 
 
 class ActionSpace:
@@ -98,6 +118,28 @@ class ActionSpace:
         shape = (iterations, samples, self.horizon, len(self.axes))
         return self.spread(torch.randn(shape, generator=generator, device=generator.device))
 
+    def noise(
+        self, iterations: int, samples: int, generator: torch.Generator, given: Tensor | None = None
+    ) -> Tensor:
+        """The noise of one plan [I, K, H, 7]: drawn, or ``given`` [I, K, H, A] for tests.
+
+        Raises:
+            InputError: the given one has another shape than this search needs.
+        """
+        if given is None:
+            return self.draw(iterations, samples, generator)
+        wanted = (iterations, samples, self.horizon)
+        if given.ndim != 4 or tuple(given.shape[:3]) != wanted:
+            raise InputError(
+                f"noise: expected [iterations, samples, horizon, axes] = {wanted} and the searched axes, "
+                f"received {tuple(given.shape)}"
+            )
+        return self.spread(given)
+
+    def centre(self, init_mean: Tensor | None) -> Tensor:
+        """[H, 7] centre of the first proposal: the one asked for, or 0."""
+        return self.mean if init_mean is None else init_mean.to(self.mean)
+
     def spread(self, noise: Tensor) -> Tensor:
         """Noise of the searched axes [..., A] -> [..., 7], on the device of the search.
 
@@ -121,14 +163,19 @@ class ActionSpace:
             length = torch.linalg.vector_norm(actions[..., :3], ord=order, dim=-1, keepdim=True)
             xyz = actions[..., :3] * (self.config.xyz / length.clamp(min=self.config.xyz))
             actions = torch.cat((xyz, actions[..., 3:]), dim=-1)
+        if self.config.dead_zone_in_search:
+            actions = self._still_gripper(actions)
         return actions if self._workspace is None else self._clip_to_workspace(actions)
 
     def answer(self, actions: Tensor) -> Tensor:
         """Make the optimiser's result [H, 7] an executable one: in bounds, small gripper changes 0."""
-        actions = self.clip(actions).clone()
-        gripper = actions[..., 6]
-        actions[..., 6] = torch.where(gripper.abs() < self.config.gripper_dead_zone, 0.0, gripper)
-        return actions
+        return self._still_gripper(self.clip(actions))
+
+    def _still_gripper(self, actions: Tensor) -> Tensor:
+        """Small gripper changes 0: a model has an opinion on them where there is nothing to grasp."""
+        gripper = actions[..., 6:]
+        gripper = torch.where(gripper.abs() < self.config.gripper_dead_zone, 0.0, gripper)
+        return torch.cat((actions[..., :6], gripper), dim=-1)
 
     def _clip_to_workspace(self, actions: Tensor) -> Tensor:
         """Clip the running sum of translations to the box, step after step.
@@ -147,3 +194,21 @@ class ActionSpace:
 
 def _per_axis(xyz: float, rotation: float, gripper: float) -> Tensor:
     return torch.tensor([xyz] * 3 + [rotation] * 3 + [gripper])
+
+
+def coloured(noise: Tensor, exponent: float) -> Tensor:
+    """White noise [..., H, A] made to vary slowly along the horizon, with a power spectrum f^-exponent.
+
+    Every step keeps its unit variance; 0 leaves the noise as it is, and so does a horizon of 1. A linear
+    map, so that noise which is given for tests is coloured as well. As in iCEM (arXiv 2008.06389), the
+    constant part gets the weight of the lowest frequency, and time is taken to be periodic.
+    """
+    horizon = noise.shape[-2]
+    if horizon == 1 or exponent == 0.0:
+        return noise
+    frequency = torch.fft.rfftfreq(horizon, dtype=torch.float64).clamp(min=1.0 / horizon)
+    kernel = torch.fft.irfft(frequency ** (-exponent / 2), n=horizon)
+    kernel = kernel / kernel.norm()  # unit variance
+    steps = torch.arange(horizon)
+    mixing = kernel[(steps[:, None] - steps[None, :]) % horizon]  # [H, H] circulant
+    return mixing.to(noise) @ noise
