@@ -157,6 +157,15 @@ def test_a_grasp_is_not_loosened_by_moving_or_holding():
     assert opening.target[6] == pytest.approx(0.1)
 
 
+def test_a_grip_of_before_the_run_is_followed_and_not_taken_for_a_command():
+    """The fingers creep as a held object settles: the closedness of a while ago would open them."""
+    safety = SafetyLayer(CONFIG)
+    for measured in (0.30, 0.32, 0.35):
+        observation = observe((*HOME[:6], measured))
+        assert safety.command(planned(), observation, 100.0).target[6] == pytest.approx(measured)
+        assert safety.command(None, observation, 100.0).target[6] == pytest.approx(measured)
+
+
 def test_time_running_backwards_starts_afresh():
     safety = SafetyLayer(CONFIG)
     safety.command(planned((0, 0, 0, 0, 0, 0, 0.75)), observe(), 100.0)

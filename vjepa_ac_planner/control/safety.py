@@ -108,6 +108,7 @@ class SafetyLayer:
     def reset(self) -> None:
         """Forget the last target, the held pose and the energies, as at start-up; a pause stays."""
         self._target: FloatArray | None = None
+        self._grip: float | None = None
         self._held: FloatArray | None = None
         self._seen: tuple[int, FloatArray] | None = None
         self._now = -math.inf
@@ -183,8 +184,9 @@ class SafetyLayer:
             stops += self._doubtful(plan, now)
         if self._stopped(stops) or plan is None:
             return self._hold(observation.state, now, stops)
-        # A grasped object keeps the fingers from closing fully: repeating the measured closedness as a
-        # target would let go of it.
+        # A grasped object keeps the fingers from closing fully: repeating a closedness that was measured
+        # a while ago would let go of it. Where the gripper was never told anything, what is measured now
+        # is the least change.
         return self._move(plan.action, observation.state, now, keep_grip=plan.action[6] == 0.0)
 
     def toward(
@@ -232,12 +234,14 @@ class SafetyLayer:
         target, findings = limit_step(self._base(state), action, self.config.limits)
         if any(finding.effect != "limited" for finding in findings):
             return self._hold(state, now, findings)
-        if keep_grip and self._target is not None:
-            target[6] = self._target[6]
+        if keep_grip and self._grip is not None:
+            target[6] = self._grip
         if self.config.dry_run:
             would = f"would move to {np.round(target, 4).tolist()}"
             return self._hold(state, now, (*findings, Finding("dry_run", would, "no motion", "hold")))
         self._target, self._held = target, None
+        if not keep_grip:
+            self._grip = float(target[6])
         return Verdict(self._make("move", target, now, findings), findings)
 
     def setpoint(self, command: Command, previous: FloatArray, now: float, dt: float) -> FloatArray:
@@ -358,7 +362,7 @@ class SafetyLayer:
     def _hold(
         self, state: RobotState, now: float, findings: tuple[Finding, ...] | list[Finding]
     ) -> Verdict:
-        """Stay where the arm was when the hold began, and keep the gripper's last target.
+        """Stay where the arm was when the hold began, and keep what the gripper was last told.
 
         The pose is latched, because following the measured one would sink with gravity; it is given up
         when someone has moved the arm away from it by more than one step.
@@ -372,7 +376,7 @@ class SafetyLayer:
             limits = self.config.limits
             if distance > limits.max_translation or angle > limits.max_rotation:
                 self._held = measured
-        gripper = measured[6] if self._target is None else self._target[6]
+        gripper = measured[6] if self._grip is None else self._grip
         target = np.append(self._held[:6], np.clip(gripper, 0.0, 1.0))
         return Verdict(self._make("hold", target, now, findings), tuple(findings))
 
