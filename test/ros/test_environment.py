@@ -157,6 +157,27 @@ def test_applying_takes_the_duration_of_the_command(bench):
     assert [sent.duration for sent in bench.sent] == [0.25]
 
 
+def test_what_is_begun_goes_on_by_itself(bench):
+    begin = time.monotonic()
+    bench.environment.begin(command(10.0))
+    assert time.monotonic() - begin < 2.0
+    assert [sent.duration for sent in bench.sent] == [10.0]
+    bench.later(0.05, lambda: setattr(bench, "now", 110.0))
+    bench.environment.finish()
+    assert bench.now == 110.0 and len(bench.sent) == 1
+
+
+def test_after_a_late_finish_a_frame_of_after_the_motion_is_new_enough(bench):
+    bench.environment.begin(command(0.25))
+    bench.now = 100.5  # something took longer than the motion
+    bench.frame(100.3)
+    bench.state(100.3)
+    bench.environment.finish()
+    begin = time.monotonic()
+    assert bench.stamps() == (100.3, 100.3)
+    assert time.monotonic() - begin < PATIENCE / 2
+
+
 def test_applying_ends_at_a_cancel(bench):
     bench.environment.cancel.set()
     begin = time.monotonic()

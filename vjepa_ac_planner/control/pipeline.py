@@ -123,6 +123,10 @@ class Pipeline:
         self.fates: Counter[Fate] = Counter()
         """How many plans made ahead came to which end."""
 
+    def forget(self) -> None:
+        """Begin afresh: what was planned ahead belongs to a run that has ended."""
+        self._last = self._ahead = None
+
     # The planner.
 
     def plan(

@@ -74,8 +74,9 @@ def check_identical(
 ) -> Identical | None:
     """Make every recorded plan again from the recorded frame, state, goal, seed and configuration.
 
-    The plans of another model cannot be compared, and those that stopped at a deadline or were cancelled
-    depend on the clock; they are counted as not made again.
+    The plans of another model cannot be compared, those that stopped at a deadline or were cancelled
+    depend on the clock, and those of a pipelined run were searched for before their frame was seen; they
+    are counted as not made again.
 
     Args:
         bag: the recording.
@@ -93,6 +94,9 @@ def check_identical(
     if bag.run.model_sha256 and bag.run.model_sha256 != model_sha256:
         reason = f"by another model ({bag.run.model}, weights {bag.run.model_sha256[:12]})"
         return Identical(len(records), 0, 0, {reason: len(records)} if records else {}, 0.0)
+    if bag.run.extra.get("pipelined"):
+        reason = "searched for before their frame was seen (pipelined)"
+        return Identical(len(records), 0, 0, {reason: len(records)} if records else {}, 0.0, note)
     planner = Planner(model, from_mapping(PlannerConfig, bag.run.planner, "recorded configuration"))
     goals = bag.goals()
     skipped: dict[str, int] = {}

@@ -61,7 +61,7 @@ class Pending(Generic[T]):
 
 
 class RosEnvironment:
-    """Implements ``Environment``, ``MovesOn`` and ``ReportsStatus`` over a mailbox.
+    """Implements ``Environment``, ``MovesOn``, ``ReportsStatus`` and ``Overlaps`` over a mailbox.
 
     Args:
         clock: time on the clock of the stamps [s].
@@ -85,6 +85,8 @@ class RosEnvironment:
         self.cancel = threading.Event()
         """Ends every wait; whoever sets it also clears it."""
         self._news = threading.Condition(threading.RLock())
+        self._under_way = (0.0, 0.0, 0.0)
+        """Begin and end of the last command on the stamps' clock, and when the steady one gives up [s]."""
         self.reset()
 
     def reset(self) -> None:
@@ -173,14 +175,25 @@ class RosEnvironment:
 
     def apply(self, command: Command) -> None:
         """Hand the command over, and return when its duration has passed, or at a cancel."""
+        self.begin(command)
+        self.finish()
+
+    def begin(self, command: Command) -> None:
+        """Hand the command over, and return at once."""
         self._send(command)
-        begin, patience = self._clock(), time.monotonic() + 10.0 * command.duration + 1.0
+        begin = self._clock()
+        self._under_way = begin, begin + command.duration, time.monotonic() + 10.0 * command.duration + 1.0
+
+    def finish(self) -> None:
+        """Return when the duration of the last command has passed, or at a cancel."""
+        begin, end, patience = self._under_way
         # A simulated clock may stand still or jump back; then the steady one ends the wait.
-        while begin <= self._clock() < begin + command.duration and time.monotonic() < patience:
+        while begin <= self._clock() < end and time.monotonic() < patience:
             if self.cancel.wait(_POLL):
                 break
         with self._news:
-            self._after = self._clock()
+            # Whoever comes late, because a plan took longer, may use a frame that came meanwhile.
+            self._after = min(self._clock(), end)
 
     def status(self) -> RobotStatus:
         """See ``ReportsStatus``."""

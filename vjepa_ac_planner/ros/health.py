@@ -10,6 +10,7 @@ from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.limits import Finding
 from vjepa_ac_planner.control.mpc import Step
+from vjepa_ac_planner.control.pipeline import Fate
 from vjepa_ac_planner.control.safety import SafetyConfig
 from vjepa_ac_planner.planning.planner import PlanningModel
 from vjepa_ac_planner.ros import diagnostics
@@ -40,6 +41,8 @@ class Health:
     """The robot's."""
     model: PlanningModel
     planner: GuardedPlanner
+    ahead: Mapping[Fate, int] | None
+    """What became of the plans made ahead; None without pipelining."""
     goals: GoalChain | None
     last: Step | None
     """The newest step of any run."""
@@ -88,6 +91,9 @@ class Health:
             "energy": "-" if plan is None else plan.current_energy,
             "surprise": "-" if plan is None or plan.surprise is None else plan.surprise,
         }
+        if self.ahead is not None:
+            fates = ", ".join(f"{count} {fate}" for fate, count in sorted(self.ahead.items()))
+            values["plans made ahead"] = fates or "none yet"
         level = LEVELS.get(self.state, diagnostics.OK)
         message = f"{self.state}: {self.reason}" if self.reason else self.state
         return diagnostics.status("planning", level, message, values)

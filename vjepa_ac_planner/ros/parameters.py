@@ -55,6 +55,9 @@ class NodeConfig:
     not synchronised; their latency is then invisible)."""
     record: str = ""
     """Folder into which every run is recorded as a bag; empty records nothing."""
+    pipelined: bool = False
+    """Make the next plan while the arm moves, for where it is expected to be, and confirm it by the next
+    frame (docs/pipelining.md)."""
     deadline_s: float | None = ranged(None, low=0.001, high=600.0, unit="s")
     """Time one plan may take [s]; -1 waits for it."""
     settled_holds: int | None = ranged(None, low=1, high=1000)

@@ -39,6 +39,7 @@ class Recordings:
         self._folder = Path(config.record).expanduser() if config.record else None
         self._profile, self._planner, self._complain = profile, planner, complain
         self._weights = find_model(profile.model).require_weights()
+        self._pipelined = config.pipelined
         self._info: RunInfo | None = self._describe(config.seed) if self._folder else None
 
     @contextmanager
@@ -92,7 +93,8 @@ class Recordings:
 
     def _describe(self, seed: int) -> RunInfo:
         robot = to_mapping(self._profile)
-        return RunInfo.of(self._planner, self._weights, seed, robot=robot, source="planner node")
+        extra = {"robot": robot, "source": "planner node", "pipelined": self._pipelined}
+        return RunInfo.of(self._planner, self._weights, seed, **extra)
 
 
 def _absolute(name: str) -> str:

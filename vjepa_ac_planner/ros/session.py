@@ -18,6 +18,7 @@ from rclpy.task import Future
 from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.mpc import Episode, RecedingHorizon, Step
+from vjepa_ac_planner.control.pipeline import Pipeline
 from vjepa_ac_planner.control.safety import SafetyLayer
 from vjepa_ac_planner.control.stream import Setpoint, SetpointStream
 from vjepa_ac_planner.errors import InputError, NotReadyError, PlannerError
@@ -59,8 +60,12 @@ class Session:
         self.environment = RosEnvironment(
             self._clock, self._command, self._status, self._looked_at, profile.safety.max_image_age
         )
+        self._pipeline = Pipeline(self.planner, self.environment) if config.pipelined else None
         self._guarded = GuardedPlanner(
-            self.planner, self._failed, self._arrival, lambda plan: self._outputs.plan(plan)
+            self._pipeline or self.planner,
+            self._failed,
+            self._arrival,
+            lambda plan: self._outputs.plan(plan),
         )
         self._state, self._reason = "inactive", ""
         self._enabled = False
@@ -125,7 +130,7 @@ class Session:
         self._inputs.close()
         self._outputs.close()
         cuda = self.planner.world_model.device.type == "cuda"
-        del self.planner, self._guarded
+        del self.planner, self._guarded, self._pipeline
         if cuda:
             torch.cuda.empty_cache()
 
@@ -232,6 +237,7 @@ class Session:
             limits=self.profile.safety,
             model=self.planner.world_model,
             planner=self._guarded,
+            ahead=None if self._pipeline is None else self._pipeline.fates,
             goals=self._goals,
             last=self._last,
             steps=self._steps,
@@ -267,6 +273,8 @@ class Session:
         goals = self._goals
         assert goals is not None
         horizon = RecedingHorizon(self._guarded, self.safety, goals, self.config.loop(), clock=self._clock)
+        if self._pipeline is not None:
+            self._pipeline.forget()
         self._say_of_run("running", f"towards {goals.current.name!r}")
         with self._recordings.run(goals, self.config.seed) as record:
 
@@ -275,7 +283,8 @@ class Session:
                 record(step)
 
             cancel = self.environment.cancel
-            episode = horizon.run(self.environment, None, on_step=on_step, cancel=cancel)
+            world = self._pipeline or self.environment
+            episode = horizon.run(world, None, on_step=on_step, cancel=cancel)
         self._ended(episode)
 
     def _ended(self, episode: Episode) -> None:
