@@ -19,7 +19,6 @@ from vjepa_ac_planner.planning.mppi import MPPIConfig
 from vjepa_ac_planner.planning.proposals import SearchConfig
 from vjepa_ac_planner.resources import resource_folders
 
-
 OptimiserName = Literal["cem", "icem", "mppi", "gradient", "hybrid"]
 
 
