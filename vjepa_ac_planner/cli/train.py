@@ -1,4 +1,4 @@
-"""``vjepa-ac train``: from nothing to a model folder, one command a stage, each resumable."""
+"""``vjepa-ac train``: a small model from nothing, or one fine-tuned on your own recordings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vjepa_ac_planner.cli import train_finetune, train_import
 from vjepa_ac_planner.cli.arguments import add_json, at_least, command, group
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.errors import CheckpointError
@@ -13,8 +14,15 @@ from vjepa_ac_planner.errors import CheckpointError
 if TYPE_CHECKING:
     from vjepa_ac_planner.training.recipe import Recipe
 
+TRAIN = """\
+Your own data (docs/fine-tune.md):
+  vjepa-ac train import recordings/ --out my-data --model vjepa2-ac-vitg
+  vjepa-ac train finetune --model vjepa2-ac-vitg --data my-data --out runs/my-arm
+  vjepa-ac train export --run runs/my-arm --out models/my-arm
+
+"""
 STAGES = """\
-The whole way, each step resumable by the same command:
+From nothing, in the simulator: the whole way, each step resumable by the same command:
   vjepa-ac train collect --out runs/play
   vjepa-ac train collect --out runs/held-out --episodes 200 --seed 90000
   vjepa-ac train encoder
@@ -27,7 +35,11 @@ The whole way, each step resumable by the same command:
 
 def add_parser(commands: Any) -> None:
     """Add ``train`` and its stages."""
-    train = group(commands, "train", "train a small world model in the simulator, stage by stage", STAGES)
+    train = group(
+        commands, "train", "fine-tune on your own data, or train a small model from nothing", TRAIN + STAGES
+    )
+    train_import.add_parser(train)
+    train_finetune.add_parsers(train)
     collect = command(train, "collect", run_collect, "collect play data in the simulator", STAGES)
     collect.add_argument(
         "--config", type=Path, metavar="FILE", help="what to collect (default: the shipped one)"
@@ -57,6 +69,9 @@ def add_parser(commands: Any) -> None:
     )
     _add_run(export).add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="such as models/panda-sim"
+    )
+    export.add_argument(
+        "--force", action="store_true", help="of a fine-tuning run: write it whatever its figures say"
     )
 
 
@@ -123,6 +138,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """Evaluate and write the model folder; exit code 1 if the model is not accepted."""
+    if (args.run / "run.json").is_file():
+        return train_finetune.run_export(args)
     from vjepa_ac_planner.training.stages import run_export
 
     try:

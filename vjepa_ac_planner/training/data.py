@@ -13,6 +13,9 @@ from torch import Tensor
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.errors import InputError
 
+CUT_FRAMES = 16
+"""Frames of the pieces that episodes of other lengths are cut into."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -26,7 +29,65 @@ class Windows:
     """[B, T - 1, 7] float32, measured: the change from one state to the next."""
 
 
-class PlayData:
+class Trajectories:
+    """What the arm did in episodes of equal length.
+
+    Args:
+        states: [E, T, 7] float32.
+    """
+
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+        exact = states.double()
+        self.actions = geometry.diff(exact[:, :-1], exact[:, 1:]).float()
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def length(self) -> int:
+        """T, frames of an episode."""
+        return self.states.shape[1]
+
+    def windows(
+        self,
+        count: int,
+        length: int,
+        generator: torch.Generator,
+        *,
+        per_episode: int = 1,
+        source: Tensor | None = None,
+    ) -> Windows:
+        """Draw clips at random; with ``per_episode`` > 1, that many from each drawn episode.
+
+        Args:
+            count: number of episodes drawn; B = count * per_episode, clips of one episode together.
+            length: frames of a clip.
+            generator: source of chance, on the CPU.
+            per_episode: clips from each drawn episode.
+            source: [E, T, ...] what to cut, such as the latents of the frames.
+
+        Raises:
+            InputError: clips longer than the episodes, or nothing to cut.
+        """
+        if not 1 <= length <= self.length:
+            raise InputError(f"clip length: received {length}, allowed 1 .. {self.length} (an episode)")
+        if source is None:
+            raise InputError("windows: there are no images to cut; give a source, such as their latents")
+        episode = torch.randint(len(self), (count, 1), generator=generator).expand(-1, per_episode)
+        last = self.length - length + 1
+        start = torch.randint(last, (count, per_episode), generator=generator)
+        episode, start = episode.flatten(), start.flatten()
+        steps = start[:, None] + torch.arange(length)  # [B, T]
+        row = episode[:, None]
+        return Windows(
+            source[row, steps],
+            rewrap_roll(self.states[row, steps], generator),
+            self.actions[row, steps[:, :-1]],
+        )
+
+
+class PlayData(Trajectories):
     """Episodes of equal length, read from the shards of a folder.
 
     Args:
@@ -46,19 +107,22 @@ class PlayData:
         if not np.isfinite(states).all():
             raise InputError("play data: some states are not finite; collect the data again")
         self.images = torch.from_numpy(images)
-        self.states = torch.from_numpy(np.asarray(states, dtype=np.float32))
-        exact = self.states.double()
-        self.actions = geometry.diff(exact[:, :-1], exact[:, 1:]).float()
+        super().__init__(torch.from_numpy(np.asarray(states, dtype=np.float32)))
 
     @classmethod
     def load(cls, folder: str | Path, *, episodes: int | None = None) -> PlayData:
-        """Read all shards of a folder (``*-images.npy`` beside ``*-states.npy``) into memory.
+        """Read all shards of a folder into memory.
+
+        Shards are ``*-images.npy`` beside ``*-states.npy``, or those that ``vjepa-ac train import`` makes
+        of recordings, whose episodes are cut into pieces of :data:`CUT_FRAMES` frames.
 
         Raises:
             InputError: no shards, or shards that do not fit together.
         """
         folder = Path(folder)
         names = sorted(folder.glob("*-images.npy"))
+        if not names and any(folder.glob("*.safetensors")):
+            return cls._cut(folder, episodes)
         if not names:
             raise InputError(
                 f"{folder}: holds no play data (*-images.npy); make some with: vjepa-ac train collect"
@@ -69,13 +133,20 @@ class PlayData:
             raise InputError(f"{folder}: holds shards of different sizes; collect into separate folders")
         return cls(np.concatenate(images)[:episodes], np.concatenate(states)[:episodes])
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @classmethod
+    def _cut(cls, folder: Path, episodes: int | None) -> PlayData:
+        from vjepa_ac_planner.training.dataset import Dataset
 
-    @property
-    def length(self) -> int:
-        """T, frames of an episode."""
-        return self.images.shape[1]
+        data = Dataset.open(folder, min_frames=CUT_FRAMES)
+        images, states = [], []
+        for episode in data.episodes:
+            for first in range(0, len(episode) - CUT_FRAMES + 1, CUT_FRAMES):
+                start = episode.start + first
+                images.append(data.shards[episode.shard].rows("images", start, start + CUT_FRAMES))
+                states.append(episode.states[first : first + CUT_FRAMES])
+                if len(images) == episodes:
+                    return cls(torch.stack(images).numpy(), torch.stack(states).numpy())
+        return cls(torch.stack(images).numpy(), torch.stack(states).numpy())
 
     def windows(
         self,
@@ -86,30 +157,13 @@ class PlayData:
         per_episode: int = 1,
         source: Tensor | None = None,
     ) -> Windows:
-        """Draw clips at random; with ``per_episode`` > 1, that many from each drawn episode.
-
-        Args:
-            count: number of episodes drawn; B = count * per_episode, clips of one episode together.
-            length: frames of a clip.
-            generator: source of chance, on the CPU.
-            per_episode: clips from each drawn episode.
-            source: [E, T, ...] what to cut in place of the images, such as their latents.
-
-        Raises:
-            InputError: clips longer than the episodes.
-        """
-        if not 1 <= length <= self.length:
-            raise InputError(f"clip length: received {length}, allowed 1 .. {self.length} (an episode)")
-        episode = torch.randint(len(self), (count, 1), generator=generator).expand(-1, per_episode)
-        last = self.length - length + 1
-        start = torch.randint(last, (count, per_episode), generator=generator)
-        episode, start = episode.flatten(), start.flatten()
-        steps = start[:, None] + torch.arange(length)  # [B, T]
-        row = episode[:, None]
-        return Windows(
-            (self.images if source is None else source)[row, steps],
-            rewrap_roll(self.states[row, steps], generator),
-            self.actions[row, steps[:, :-1]],
+        """As :meth:`Trajectories.windows`, of the images unless a source is given."""
+        return super().windows(
+            count,
+            length,
+            generator,
+            per_episode=per_episode,
+            source=self.images if source is None else source,
         )
 
 
@@ -124,8 +178,8 @@ def rewrap_roll(states: Tensor, generator: torch.Generator) -> Tensor:
         generator: source of chance, on the CPU.
     """
     roll = states[..., 3]
-    clip = torch.rand(len(states), 1, generator=generator) < 0.5
-    step = torch.rand(roll.shape, generator=generator) < 0.5
+    clip = (torch.rand(len(states), 1, generator=generator) < 0.5).to(roll.device)
+    step = (torch.rand(roll.shape, generator=generator) < 0.5).to(roll.device)
     near_seam = roll.abs() > 0.5 * torch.pi
     flipped = torch.where(clip & step & near_seam, roll - 2 * torch.pi * roll.sign(), roll)
     return torch.cat([states[..., :3], flipped[..., None], states[..., 4:]], dim=-1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 
 from vjepa_ac_planner.config import check_range, to_mapping
 from vjepa_ac_planner.errors import CheckpointError, MissingDependencyError, PlannerError
+from vjepa_ac_planner.training import checkpoints
+from vjepa_ac_planner.training.logs import RunLog
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class LoopConfig:
         cool = (self.iterations - iteration) / max(1.0, self.decay * self.iterations)
         return self.lr * min(1.0, warm, cool)
 
+    def chance(self, iteration: int) -> torch.Generator:
+        """The source of chance of one iteration: a resumed run draws what the unbroken one draws."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
+
 
 class Stage(Protocol):
     """What one kind of training brings: its modules and its loss."""
@@ -68,9 +72,26 @@ class Stage(Protocol):
 
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw a batch, return what to minimise and what to log; progress runs from 0 to 1."""
+        ...
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step, for moving averages."""
+
+
+class Engine:
+    """How the gradients of one optimiser step come about: here in one process, from one batch."""
+
+    main = True
+    """Whether this process writes checkpoints and metrics: one of several does."""
+
+    def gradients(self, stage: Any, config: LoopConfig, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave the gradients in the parameters; return the loss and what to log, of the whole batch."""
+        loss, metrics = stage.loss(config.chance(iteration), iteration / config.iterations)
+        loss.backward()
+        return loss.detach(), metrics
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
 
 
 def optimise(
@@ -81,8 +102,10 @@ def optimise(
     *,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    engine: Engine | None = None,
+    tensorboard: bool = False,
 ) -> None:
-    """Run a stage to its end, going on from ``folder/state.pt`` if that is there.
+    """Run a stage to its end, going on from the last checkpoint in ``folder`` if there is one.
 
     Chance is seeded by (seed, iteration), so a run that was killed and resumed draws the batches that
     the unbroken one draws. Metrics go to ``folder/metrics.jsonl``, one JSON object a line.
@@ -94,11 +117,13 @@ def optimise(
         describe: the stage's whole configuration; a checkpoint of another one is refused.
         evaluate: figures on held-out data, logged every ``evaluate_every`` iterations and at the end.
         evaluate_every: 0 for at the end only.
+        engine: how gradients come about; None for :class:`Engine`.
+        tensorboard: write metrics for TensorBoard as well.
 
     Raises:
-        CheckpointError: the folder holds another configuration's checkpoint, or a broken one.
-        PlannerError: the loss is not finite; the last checkpoint stays.
-        MissingDependencyError: tqdm is not installed.
+        CheckpointError: the folder holds another configuration's checkpoint, or only broken ones.
+        PlannerError: the loss or its gradient is not finite; the last checkpoint stays.
+        MissingDependencyError: tqdm (or TensorBoard, where it is asked for) is not installed.
     """
     try:
         from tqdm import tqdm
@@ -107,49 +132,50 @@ def optimise(
             "training needs tqdm: pip install 'vjepa_ac_planner[training]'"
         ) from error
 
+    engine = engine or Engine()
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for m in stage.modules.values() for p in m.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1]
-    plain = [p for p in parameters if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(
-        groups,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-    )
+    optimiser = _adamw(parameters, config)
     description = json.loads(json.dumps(to_mapping(describe)))
-    start = _restore(folder / "state.pt", stage, optimiser, description)
+    start, note = _restore(folder, stage, optimiser, description)
+    engine.wait()  # nobody writes before all have read
+    log = RunLog(folder, start, tensorboard=tensorboard) if engine.main else None
+    if note and engine.main:
+        tqdm.write(note)
 
-    bar = tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc=folder.name)
+    bar = tqdm(
+        range(start, config.iterations),
+        initial=start,
+        total=config.iterations,
+        desc=folder.name,
+        disable=not engine.main,
+    )
     for iteration in bar:
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + iteration)
         for group in optimiser.param_groups:
             group["lr"] = config.rate(iteration)
-        progress = iteration / config.iterations
-        loss, metrics = stage.loss(generator, progress)
-        if not math.isfinite(loss.item()):
-            raise PlannerError(
-                f"iteration {iteration}: the loss is {loss.item()}; lower lr (now {config.lr}) and run "
-                f"again: it resumes from the checkpoint in {folder}"
-            )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, metrics = engine.gradients(stage, config, iteration)
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_grad)
+        _check_finite(loss, norm, iteration, config, folder)
         optimiser.step()
-        stage.after_step(progress)
+        stage.after_step(iteration / config.iterations)
 
         last = iteration + 1 == config.iterations
-        if iteration % config.log_every == 0 or last:
-            line = {name: round(value.item(), 5) for name, value in metrics.items()}
-            bar.set_postfix(line)
-            _log(folder, {"iteration": iteration, "loss": loss.item(), "grad": norm.item(), **line})
-        if last or (iteration + 1) % config.checkpoint_every == 0:
-            _save(folder / "state.pt", stage, optimiser, description, iteration + 1)
-        if evaluate and (last or (evaluate_every and (iteration + 1) % evaluate_every == 0)):
-            figures = evaluate()
-            tqdm.write(f"{iteration + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
-            _log(folder, {"iteration": iteration, "held_out": figures})
+        if log is not None:
+            if iteration % config.log_every == 0 or last:
+                line = {name: round(value.item(), 5) for name, value in metrics.items()}
+                bar.set_postfix(line)
+                log.write(iteration, {"loss": loss.item(), "grad": norm.item(), **line})
+            if evaluate and (last or (evaluate_every and (iteration + 1) % evaluate_every == 0)):
+                figures = evaluate()
+                tqdm.write(f"{iteration + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+                log.write(iteration, {"held_out": figures})
+            # Last, so that what a checkpoint follows has been written down.
+            if last or (iteration + 1) % config.checkpoint_every == 0:
+                _save(folder, stage, optimiser, description, iteration + 1)
+    if log is not None:
+        log.close()
+    engine.wait()
 
 
 def load_modules(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -158,51 +184,61 @@ def load_modules(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         CheckpointError: missing or broken.
     """
-    return _read(path)["modules"]
+    modules: dict[str, dict[str, Tensor]] = checkpoints.read(path)["modules"]
+    return modules
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such checkpoint; run the stage before this one first")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise CheckpointError(f"{path}: cannot be read ({error}); delete it to start again") from error
+def _adamw(parameters: list[nn.Parameter], config: LoopConfig) -> torch.optim.AdamW:
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 
 
-def _restore(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, description: Any) -> int:
-    if not path.exists():
-        return 0
-    state = _read(path)
+def _check_finite(loss: Tensor, norm: Tensor, iteration: int, config: LoopConfig, folder: Path) -> None:
+    for what, value in (("the loss", loss.item()), ("the norm of its gradient", norm.item())):
+        if not math.isfinite(value):
+            raise PlannerError(
+                f"iteration {iteration}: {what} is {value}; lower lr (now {config.lr}) and run again: it "
+                f"resumes from the checkpoint in {folder}"
+            )
+
+
+def _restore(
+    folder: Path, stage: Stage, optimiser: torch.optim.Optimizer, description: Any
+) -> tuple[int, str]:
+    state, note = checkpoints.read_last(folder)
+    if state is None:
+        return 0, ""
     if state["config"] != description:
+        differing = _differences(state["config"], description)
         raise CheckpointError(
-            f"{path}: was made with another configuration; delete the folder or choose another --out"
+            f"{folder / checkpoints.LAST}: was made with another configuration ({differing}); delete the "
+            "folder or choose another --out"
         )
     for name, module in stage.modules.items():
         module.load_state_dict(state["modules"][name])
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["iteration"])
+    return int(state["iteration"]), note
 
 
-def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, description: Any, done: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(
+def _differences(found: Any, wanted: Any, where: str = "") -> str:
+    """Names of the options that differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+        return ", ".join(_differences(found.get(key), wanted.get(key), f"{where}{key}.") for key in keys)
+    return where.rstrip(".") or "all of it"
+
+
+def _save(
+    folder: Path, stage: Stage, optimiser: torch.optim.Optimizer, description: Any, done: int
+) -> None:
+    checkpoints.save(
+        folder,
         {
             "iteration": done,
             "config": description,
             "modules": {name: module.state_dict() for name, module in stage.modules.items()},
             "optimiser": optimiser.state_dict(),
         },
-        temporary,
     )
-    os.replace(temporary, path)
-
-
-def _log(folder: Path, line: dict[str, Any]) -> None:
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def with_iterations(config: LoopConfig, iterations: int | None) -> LoopConfig:
-    """The same configuration with another length, or as it is for None."""
-    return config if iterations is None else dataclasses.replace(config, iterations=iterations)

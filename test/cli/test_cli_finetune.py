@@ -1,0 +1,97 @@
+"""``vjepa-ac train import``, ``finetune``, ``export`` and ``bench``, from play data to a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Play data for the tiny model: noise, in which nothing can be learned but that runs."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "play"
+    folder.mkdir()
+    for shard in range(3):
+        states = np.cumsum(rng.uniform(-0.05, 0.05, (2, 8, 7)), axis=1).astype(np.float32)
+        states[..., 6] = 0.5
+        np.save(folder / f"shard-{shard:05d}-images.npy", rng.integers(0, 256, (2, 8, 32, 32, 3), np.uint8))
+        np.save(folder / f"shard-{shard:05d}-states.npy", states)
+    np.save(folder / "shard-00009-images.npy", np.zeros(3))
+    config = {"clip_length": 3, "batch": 4, "micro_batch": 2, "held_out": 0.3}
+    config["loop"] = {"iterations": 3, "log_every": 1}
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_from_recordings_to_a_model_that_plans(command, read_json, play, tmp_path, images) -> None:
+    data, run, model = tmp_path / "data", tmp_path / "run", tmp_path / "mine"
+    code, out, err = command("train", "import", play, "--out", data, "--json", tmp_path / "import.json")
+    assert code == 0
+    assert "3 of 4 recordings usable, 1 with problems; 48 new frames" in out
+    assert "skipped: " in err and "shard-00009" in err
+    assert read_json(tmp_path / "import.json")["problems"] == 1
+
+    where = ("--data", data, "--out", run, "--device", "cpu", "--config", tmp_path / "finetune.yaml")
+    code, out, _ = command("train", "finetune", *where, "--estimate")
+    assert code == 0 and not run.exists()
+    assert out.count("\nmemory: ") == out.count("\ndisk: ") == out.count("\ntime: ") == 1
+
+    code, out, err = command("train", "finetune", *where, "--json", tmp_path / "run.json")
+    record = read_json(tmp_path / "run.json")
+    better = sum(record["after"][name] - record["before"][name] for name in ("one_step", "rollout")) < 0
+    assert code == (0 if better else 1)
+    assert "before: " in out and "best: " in out
+    assert better or "no better than before" in err
+
+    code, _, err = command("train", "export", "--run", run, "--out", model)
+    assert (code, model.exists()) == (1, False) or code == 0
+    code, out, _ = command("train", "export", "--run", run, "--out", model, "--force")
+    assert code == 0 and "plan with it" in out
+    code, _, _ = command(
+        *("plan", "--model", model, "--image", images["good"], "--goal", images["goal"]),
+        *("--state", "0.5,0,0.4,3.14,0,0,0"),
+    )
+    assert code == 0
+
+
+def test_nothing_to_train_on_says_how_to_make_it(command, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = command("train", "finetune", "--data", tmp_path / "empty", "--out", tmp_path / "run")
+    assert code == 2
+    assert "make it of bags, DROID, LeRobot or play data with: vjepa-ac train import" in err
+
+
+def test_bench_prints_speed_and_memory(command, read_json, tmp_path) -> None:
+    code, out, _ = command(
+        *("train", "bench", "--model", "panda-sim", "--device", "cpu", "--batch", 4, "--micro-batch", 2),
+        *("--steps", 2, "--json", tmp_path / "bench.json"),
+    )
+    assert code == 0
+    for name in ("clips", "peak memory", "arithmetic"):
+        assert name in out
+    record = read_json(tmp_path / "bench.json")
+    assert record["options"]["batch"] == 4
+    assert record["clips_per_s"] == pytest.approx(4 / record["step_s"])
+    assert record["peak_memory_bytes"] > record["estimated_memory_bytes"] > 0  # of the whole process
+
+
+def test_a_value_out_of_range_is_named(command, tmp_path) -> None:
+    code, _, err = command("train", "bench", "--model", "panda-sim", "--clip-length", 2)
+    assert code == 2
+    assert "rollout_steps: received 2, allowed less than clip_length (2)" in err
+
+
+def test_the_shipped_configurations_are_valid() -> None:
+    from pathlib import Path
+
+    from vjepa_ac_planner.config import from_mapping, load_yaml
+    from vjepa_ac_planner.training.finetune import FinetuneConfig
+
+    folder = Path(__file__).parents[2] / "config" / "training"
+    for name in ("finetune.yaml", "finetune-panda-sim.yaml"):
+        config = from_mapping(FinetuneConfig, load_yaml(folder / name), name)
+        assert config.parts(1) >= 1

@@ -1,0 +1,120 @@
+"""``vjepa-ac train import``: recordings of any kind into the training format."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, command
+from vjepa_ac_planner.cli.bag import add_reading, reading
+from vjepa_ac_planner.cli.console import complain, say, write_json
+from vjepa_ac_planner.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vjepa_ac_planner.training.sources import Reading, Recording
+
+KINDS = ("bags", "droid", "lerobot", "play")
+
+DETAILS = """\
+SOURCE is a recording (rosbag2 folder, .mcap or .db3), a folder of recordings, a folder of raw DROID
+episodes, a LeRobot data set, or play data of the simulator; which one is found by looking. Frames are
+sampled at the model's pace and stored at its size. What cannot be read is skipped, counted and reported;
+what was imported before is left alone, so an import that was stopped can go on. DIR/import.json says what
+became of each recording. Exit code 2: nothing usable.
+
+examples:
+  vjepa-ac train import recordings/ --out my-data --model vjepa2-ac-vitg --pose-frame hand_tcp
+  vjepa-ac train import droid_raw/1.0.1/AUTOLab --out my-data --model vjepa2-ac-vitg
+  vjepa-ac train import runs/play --out my-data --model panda-sim
+"""
+
+
+def add_parser(train: Any) -> None:
+    """Add ``import``."""
+    parser = command(train, "import", run, "make training data of recordings", DETAILS)
+    parser.add_argument("source", metavar="SOURCE", nargs="+", type=Path, help="see below")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="folder of the training data"
+    )
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help="what it is for: gives size and pace of the frames (default: %(default)s)",
+    )
+    parser.add_argument("--kind", choices=KINDS, help="what SOURCE is (default: found by looking)")
+    add_reading(parser)
+    parser.add_argument(
+        "--pairing",
+        choices=("index", "time"),
+        default="index",
+        help="DROID: frame and state of one step belong together, as the model was trained, or by time of "
+        "exposure (default: %(default)s)",
+    )
+    parser.add_argument("--camera", metavar="NAME", help="DROID: serial number; LeRobot: feature")
+    parser.add_argument("--pose-feature", metavar="FEATURE", help="LeRobot: vector with the pose")
+    parser.add_argument("--gripper-feature", metavar="FEATURE", help="LeRobot: vector with the gripper")
+    parser.add_argument(
+        "--gripper-means",
+        choices=("closedness", "openness", "width"),
+        default="closedness",
+        help="LeRobot: what the gripper's number says (default: %(default)s)",
+    )
+    add_json(parser, "what became of each recording")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, and say what became of it."""
+    from vjepa_ac_planner.models import find_model
+    from vjepa_ac_planner.training.importing import Report, finish, import_recordings
+    from vjepa_ac_planner.training.sources import Reading
+
+    description = find_model(args.model).description
+    if args.step != description.step_seconds:
+        raise InputError(
+            f"--step: received {args.step} s, model {description.name!r} takes {description.step_seconds} s"
+        )
+    topics, rules = reading(args)
+    how = Reading(description.image_size, args.step, topics, rules, args.pairing, args.camera)
+    report = Report()
+    for result in import_recordings(_recordings(args, how), args.out, args.step, report):
+        if result.existed:
+            say(f"{result.recording}: was imported before, left alone")
+            continue
+        say(f"{result.recording}: {result.episodes} episodes, {result.frames} frames")
+        if result.problem:
+            complain(f"vjepa-ac: skipped{' the rest' if result.frames else ''}: {result.problem}")
+    for reason, count in sorted(report.skipped.items()):
+        say(f"skipped {count} x {reason}")
+    hours = report.frames * args.step / 3600
+    say(
+        f"{report.usable} of {len(report.recordings)} recordings usable, {len(report.problems)} with "
+        f"problems; {report.frames} new frames ({hours:.2f} h) in {args.out}"
+    )
+    if args.json:
+        write_json(args.json, report.plain())
+    finish(report, args.out)
+    return 0
+
+
+def _recordings(args: argparse.Namespace, how: Reading) -> Iterator[Recording]:
+    from vjepa_ac_planner.bags.convert_lerobot import LeRobotNames
+    from vjepa_ac_planner.cli.replay import find_bags
+    from vjepa_ac_planner.training import sources
+
+    work = args.out / ".bags"
+    for source in args.source:
+        found = sources.source_kind(source)
+        kind = args.kind or found
+        if kind == "bags":
+            yield from sources.from_bags(find_bags([source])[0], how)
+        elif kind == "play":
+            yield from sources.from_play(source, how)
+        elif kind == "droid":
+            yield from sources.from_droid(source, how, work)
+        else:
+            names = LeRobotNames(args.camera, args.pose_feature, args.gripper_feature, args.gripper_means)
+            yield from sources.from_lerobot(source, how, work, names)
