@@ -1,10 +1,13 @@
 """The world model: camera frames to latents, and latents and actions to imagined futures.
 
-The edge between plain networks (``nn/``) and planning: device, dtype and compilation are chosen here.
+The edge between plain networks (``nn/``) and planning: device, dtype, compilation and the number of
+candidates computed at a time are chosen here.
 """
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,12 +22,17 @@ from vjepa_ac_planner.errors import InputError, MissingDependencyError
 from vjepa_ac_planner.models import ModelDescription, find_model
 from vjepa_ac_planner.nn import checkpoint
 from vjepa_ac_planner.nn.encoder import FrameEncoder
-from vjepa_ac_planner.nn.layers import latent_norm
-from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor
+from vjepa_ac_planner.nn.layers import Block, latent_norm
+from vjepa_ac_planner.nn.predictor import CONDITION_TOKENS, PLAIN, ActionConditionedPredictor, Halves
 from vjepa_ac_planner.preprocess import frames_to_pixels
 from vjepa_ac_planner.types import Frame
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float8"]
+
+_CPU_ROWS = 1280
+"""Tokens that a CPU computes together: enough for its matrix products, few enough for its caches."""
+_SHARE_OF_MEMORY = 0.7
+"""Of what a GPU has free, the part that a rollout plans with; the rest is for latents and energies."""
 
 
 class WorldModel:
@@ -41,7 +49,10 @@ class WorldModel:
         description: what the model is.
         encoder: frames to latents.
         predictor: latents, states and actions to the next latents.
-        compile: let ``torch.compile`` fuse both networks: slower at first, then faster (GPU).
+        compile: let ``torch.compile`` fuse what stands between matrix products: slower at first (see
+            :meth:`warm_up`), then faster on a GPU. On CUDA the encoder is also captured as a graph.
+        memory_limit: most memory of a GPU that weights and a rollout together may take [bytes]; None
+            takes what is free when it is first needed.
     """
 
     def __init__(
@@ -51,14 +62,21 @@ class WorldModel:
         predictor: ActionConditionedPredictor,
         *,
         compile: bool = False,  # noqa: A002 (the name of what it does)
+        memory_limit: int | None = None,
     ) -> None:
         self.description = description
         self.encoder = encoder.eval()
         self.predictor = predictor.eval()
-        self._encode: Callable[..., Tensor] = torch.compile(encoder) if compile else encoder
-        self._step: Callable[..., Tensor] = (
-            torch.compile(predictor.forward_step) if compile else predictor.forward_step
-        )
+        self._encode: Callable[..., Tensor] = encoder
+        self._halves = PLAIN
+        if compile:
+            # One block's code serves all of them, so compiling takes seconds and not minutes; attention
+            # between the halves is a fused kernel already, and the only part that the horizon changes.
+            self._halves = Halves(torch.compile(Block.project), torch.compile(Block.finish))
+            graph = "reduce-overhead" if self.device.type == "cuda" else None
+            self._encode = torch.compile(encoder, mode=graph)
+        self._memory_limit = memory_limit
+        self._memory: float | None = None
 
     @classmethod
     def load(
@@ -68,20 +86,24 @@ class WorldModel:
         device: str | torch.device = "auto",
         dtype: Dtype = "auto",
         compile: bool = False,  # noqa: A002 (the name of what it does)
+        memory_limit: int | None = None,
     ) -> WorldModel:
         """Load a model by name, folder, description or weights file.
 
         Args:
             name_or_path: see :func:`~vjepa_ac_planner.models.find_model`.
             device: "auto" takes CUDA where there is one, else the CPU; or a device of torch.
-            dtype: "auto" takes bfloat16 where the device has instructions for it, else float32.
+            dtype: "auto" takes bfloat16 where the device has instructions for it, else float32;
+                "float8" multiplies in the predictor's blocks in float8, scaled row by row as it goes,
+                and is bfloat16 elsewhere (needs torchao, and a GPU of compute capability 8.9).
             compile: see :class:`WorldModel`.
+            memory_limit: see :class:`WorldModel`.
 
         Raises:
             ConfigError: no such model, or a description that is not valid.
             CheckpointError: weights that are missing, damaged, unsafe or another model's.
             DeviceMemoryError: the device cannot hold them.
-            MissingDependencyError: the device asked for is not there.
+            MissingDependencyError: the device or the library asked for is not there.
             InputError: a device or dtype of an unknown name.
         """
         files = find_model(name_or_path)
@@ -96,7 +118,9 @@ class WorldModel:
             choose_dtype(dtype, target),
             str(path),
         )
-        return cls(description, encoder, predictor, compile=compile)
+        if dtype == "float8":
+            use_float8(predictor)
+        return cls(description, encoder, predictor, compile=compile, memory_limit=memory_limit)
 
     @classmethod
     def untrained(
@@ -106,8 +130,10 @@ class WorldModel:
         device: str | torch.device = "cpu",
         dtype: Dtype = "float32",
         seed: int = 0,
+        compile: bool = False,  # noqa: A002 (the name of what it does)
+        memory_limit: int | None = None,
     ) -> WorldModel:
-        """The same architecture with random weights, for benchmarks and tests."""
+        """The same architecture with random weights, for benchmarks and tests; else as :meth:`load`."""
         target = choose_device(device)
         modules = checkpoint.build(description.encoder, description.predictor)
         generator = torch.Generator(target).manual_seed(seed)
@@ -118,7 +144,9 @@ class WorldModel:
                     parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
                 else:
                     parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        return cls(description, *modules)
+        if dtype == "float8":
+            use_float8(modules[1])
+        return cls(description, *modules, compile=compile, memory_limit=memory_limit)
 
     @property
     def device(self) -> torch.device:
@@ -145,13 +173,15 @@ class WorldModel:
         """
         pixels = frames_to_pixels(images, self.description.image_size, self.device)
         latents: Tensor = self._encode(pixels.to(self.dtype))
-        return latents
+        # A captured graph writes its next answer where this one is.
+        return latents if self._encode is self.encoder else latents.clone()
 
     def rollout(self, z0: Tensor, s0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Imagine the futures of K action sequences from one observation.
 
-        Each candidate is computed from its own actions alone. Gradients flow to the actions if they
-        require them; otherwise nothing is recorded.
+        Each candidate is computed from its own actions alone, so that as many are computed together as
+        suits the device (:meth:`candidates_at_once`). Gradients flow to the actions if they require
+        them (then all are computed together); otherwise nothing is recorded.
 
         Args:
             z0: [N, D] latent of the observation.
@@ -177,13 +207,100 @@ class WorldModel:
         with torch.inference_mode(not record):
             actions = actions.to(self.device, torch.float32)
             states = geometry.integrate(s0.to(self.device, torch.float32), actions)  # [K, H + 1, 7]
-            z = z0.to(self.device, self.dtype)[None]  # [1, N, D] until candidates differ
-            cache = self.predictor.start_rollout(actions.shape[1])
-            latents = []
-            for t in range(actions.shape[1]):
-                z = latent_norm(self._step(z, states[:, t], actions[:, t], cache))  # [K, N, D]
-                latents.append(z)
-            return (latents[0].unsqueeze(1) if len(latents) == 1 else torch.stack(latents, 1)), states
+            z0 = z0.to(self.device, self.dtype)
+            chunk = len(actions) if record else self.candidates_at_once(actions.shape[1])
+            parts = max(1, -(-len(actions) // chunk))
+            # Near-equal parts: no odd last one.
+            pairs = zip(states.tensor_split(parts), actions.tensor_split(parts), strict=True)
+            latents = [self._imagine(z0, *pair) for pair in pairs]
+            return (latents[0] if parts == 1 else torch.cat(latents)), states
+
+    def candidates_at_once(self, horizon: int) -> int:
+        """How many candidates :meth:`rollout` computes together: what caches or the GPU's memory hold.
+
+        Args:
+            horizon: H, actions of a candidate.
+        """
+        if self.device.type != "cuda":
+            return max(1, _CPU_ROWS // (self.description.tokens + CONDITION_TOKENS))
+        if self._memory is None:
+            self._memory = _SHARE_OF_MEMORY * self._free_memory()
+        return max(1, int(self._memory / self.rollout_bytes(horizon)))
+
+    def rollout_bytes(self, horizon: int) -> int:
+        """Memory that one candidate's rollout takes on the device at its widest [bytes]: an upper bound.
+
+        The cache of keys and values (none for a horizon of 1), the latents, and the activations of one
+        block: tokens, their norm, and the MLP before and after its GELU, or queries, keys and values
+        before and after rotation.
+        """
+        config = self.description.predictor
+        tokens = config.tokens + CONDITION_TOKENS
+        cache = 2 * config.depth * horizon * tokens * config.dim if horizon > 1 else 0
+        latents = (horizon + 3) * config.tokens * config.latent_dim
+        widest = max(2 * config.mlp_hidden, 6 * config.dim)
+        return (cache + latents + tokens * (3 * config.dim + widest)) * self.dtype.itemsize
+
+    def warm_up(self, horizon: int, samples: int) -> float:
+        """Do once what every plan does, so that kernels are compiled and memory is taken beforehand.
+
+        Args:
+            horizon: H, as it will be planned with.
+            samples: candidates, as they will be scored together.
+
+        Returns:
+            How long it took [s].
+        """
+        begin = time.perf_counter()
+        size = self.description.image_size
+        # Twice: a graph is captured in the second call.
+        for _ in range(2):
+            z = self.encode(np.full((1, size, size, 3), 128, np.uint8))[0]
+            latents, _ = self.rollout(z, torch.zeros(7), torch.zeros(samples, horizon, 7))
+        latents[:1].float().sum().item()  # waits for the device
+        return time.perf_counter() - begin
+
+    def _imagine(self, z0: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """[k, H, N, D] latents of some candidates, all together."""
+        horizon = actions.shape[1]
+        cache = self.predictor.start_rollout(horizon)
+        z, latents = z0[None], []  # [1, N, D] until candidates differ
+        for t in range(horizon):
+            step = self.predictor.forward_step(z, states[:, t], actions[:, t], cache, self._halves)
+            z = latent_norm(step)  # [k, N, D]
+            latents.append(z)
+        return z.unsqueeze(1) if horizon == 1 else torch.stack(latents, 1)
+
+    def _free_memory(self) -> float:
+        """Memory of the GPU that a rollout may take [bytes]: what is free, or what the limit leaves."""
+        held = torch.cuda.memory_allocated(self.device)
+        if self._memory_limit is not None:
+            return max(0.0, self._memory_limit - held)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return float(free + torch.cuda.memory_reserved(self.device) - held)
+
+
+def use_float8(predictor: ActionConditionedPredictor) -> None:
+    """Let the linear layers of the blocks multiply in float8: weights converted once, inputs as they come.
+
+    Raises:
+        MissingDependencyError: the device has no float8 products, or torchao is not installed.
+    """
+    device = predictor.embed.weight.device
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    if capability < (8, 9):
+        raise MissingDependencyError(
+            f"dtype float8: {device} has no float8 products (they need an NVIDIA GPU of compute capability "
+            "8.9 or above: Ada, Hopper, Blackwell); use bfloat16 or auto"
+        )
+    try:
+        torchao = importlib.import_module("torchao.quantization")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "dtype float8: needs torchao 0.10 or later, which is not installed: pip install torchao"
+        ) from error
+    config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
+    torchao.quantize_(predictor.blocks, config)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -215,6 +332,8 @@ def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     Raises:
         InputError: another name.
     """
+    if dtype == "float8":  # outside the blocks' matrix products
+        return torch.bfloat16
     if dtype == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -222,7 +341,7 @@ def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
             fast = device.type == "cpu" and _cpu_has_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"dtype: received {dtype!r}, allowed 'auto', 'float32', 'bfloat16'")
+        raise InputError(f"dtype: received {dtype!r}, allowed 'auto', 'float32', 'bfloat16', 'float8'")
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 

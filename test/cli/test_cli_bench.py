@@ -1,61 +1,101 @@
 from __future__ import annotations
 
-import pytest
-import torch
-
-from vjepa_ac_planner.cli.bench import rollout_flops, uncached_rollout
-from vjepa_ac_planner.nn.predictor import PredictorConfig
-from vjepa_ac_planner.planning.presets import PlannerConfig
+from vjepa_ac_planner.cli.bench import lines
 
 
-def test_the_published_candidate_step_is_0162_tflop():
-    assert rollout_flops(PredictorConfig(), 1) == pytest.approx(0.162e12, rel=0.02)
-
-
-def test_the_count_agrees_with_torch_s_own(mini_model):
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    n, d = mini_model.description.tokens, mini_model.description.latent_dim
-    for horizon in (1, 3):
-        # torch counts attention only where it is spelt out
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            mini_model.rollout(torch.zeros(n, d), torch.zeros(7), torch.zeros(1, horizon, 7))
-        # torch counts the two small embeddings of action and state too
-        assert counter.get_total_flops() == pytest.approx(
-            rollout_flops(mini_model.description.predictor, horizon), rel=0.001
-        )
-
-
-def test_the_uncached_rollout_is_the_same_function(mini_model):
-    generator = torch.Generator().manual_seed(0)
-    z0 = torch.randn(16, 128, generator=generator)
-    s0, actions = torch.zeros(7), 0.05 * torch.randn(3, 4, 7, generator=generator)
-    cached, _ = mini_model.rollout(z0, s0, actions)
-    assert torch.allclose(uncached_rollout(mini_model, z0, s0, actions), cached, atol=1e-5)
-
-
-def test_figures(command, tmp_path, read_json):
-    out = tmp_path / "bench.json"
+def test_quick(command, tmp_path, read_json):
+    out, svg = tmp_path / "bench.json", tmp_path / "bench.svg"
+    sections = ("engine", "presets", "scaling")
     code, text, _ = command(
-        "bench",
-        "--plans",
-        2,
-        "--samples",
-        8,
-        "--horizon",
-        2,
-        "--ratios",
-        "--dtype",
-        "float32",
-        "--json",
-        out,
-    )
+        "bench", "--quick", "--only", *sections, "--plans", 2, "--seconds", 60, "--preset", "cpu", "paper",
+        "--dtype", "float32", "--json", out, "--plot", svg,
+    )  # fmt: skip
     assert code == 0
     record = read_json(out)
-    assert 0 < record["evaluations"] <= 8 * PlannerConfig.preset("demo").cem.iterations
-    assert record["p50_plan_s"] <= record["p95_plan_s"]
-    assert record["candidate_steps_per_s"] > 0 and record["peak_memory_bytes"] > 1e7
-    assert 0 < record["share_of_matmul"] < 2
-    assert set(record["ratios"]) == {"uncached_over_cached", "float32_over_bfloat16"}
-    assert "of the matrix products" in text
+    assert record["quick"] and record["model"] == "panda-sim"
+    assert record["engine"]["candidates_per_s"] > 0
+    assert record["presets"]["paper"]["evaluations"] == 8000
+    assert record["ratio_to_reference"] == {}
+    assert "curve" in record
+    assert svg.read_text().startswith("<svg")
+    for word in ("engine", "whole plans", "of peak", "scaling, horizon 1", "s in all"):
+        assert word in text
+
+
+def test_some_sections_of_random_weights(command, tmp_path, read_json):
+    out = tmp_path / "bench.json"
+    options = ("--untrained", "--samples", 4, "--horizon", 1, 3, "--seconds", 30, "--dtype", "float32")
+    code, text, _ = command("bench", "--only", "engine", "variants", "targets", *options, "--json", out)
+    assert code == 0
+    record = read_json(out)
+    assert record["weights"] == "random"
+    assert list(record["engine"]["by_horizon"]) == ["1", "3"]
+    assert record["engine"]["samples"] == 4
+    assert "uncached over cached" in text and "300 x 15, horizon 8: a plan" in text
+    assert "presets" not in text
+
+
+def test_what_cannot_be_measured_is_refused(command, tmp_path):
+    code, _, error = command("bench", "--only", "speed", "--device", "cpu")
+    assert code == 2 and "sections: received 'speed', allowed engine, encoder" in error
+    code, _, error = command("bench", "--only", "ratio", "--reference", tmp_path, "--seconds", 5)
+    assert code == 2 and "expected a checkout of https://github.com/facebookresearch/vjepa2" in error
+    code, _, error = command("bench", "--device", "cuda:99")
+    assert code == 3 and "cuda:99 is not there" in error
+
+
+def test_every_section_can_be_printed():
+    """The blocks that a machine without GPU and checkout does not fill."""
+    row = {"horizon": 1, "samples": 4, "seconds": {"reference float32": 2.0, "ours float32": 1.0}}
+    ratio = {**row, "equal_dtype": {"float32": 2.0}}
+    record = {
+        "model": "m",
+        "weights": "random",
+        "dtype": "float32",
+        "environment": {"device": "a GPU", "torch": "2.0"},
+        "matmul_tflops": {"float32": 80.0},
+        "skipped": ["curve"],
+        "seconds": 3.0,
+        "reference": {
+            "headline": "reference float32 over ours float32",
+            "ratio": {"1": 2.0},
+            "rows": [ratio],
+            "by_samples": [ratio],
+            "difference": {"prediction": 1e-6, "action": 1e-7},
+        },
+        "targets": [
+            {
+                "name": "a plan",
+                "value": 2.0,
+                "unit": "s",
+                "target": "<= 2.5",
+                "met": True,
+                "note": "median of 3",
+            },
+            {
+                "name": "float8",
+                "value": None,
+                "unit": "s",
+                "target": "<= 2.5",
+                "met": None,
+                "note": "no GPU",
+            },
+        ],
+        "profile": {"1 candidate": {"linear layers": 0.5, "total": 1.0}},
+        "curve": {
+            "problems": 3,
+            "runs": [
+                {"name": "cem", "evaluations": 32.0, "median_energy": 0.5, "excess": 0.1, "seconds": 0.2}
+            ],
+        },
+    }
+    text = "\n".join(lines(record))
+    for words in (
+        "H=1: 2.00x",
+        "<= 2.5 s",
+        "met",
+        "no GPU",
+        "500.0 ms (50 %)",
+        "no time was left for: curve",
+    ):
+        assert words in text

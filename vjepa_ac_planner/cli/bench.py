@@ -1,39 +1,26 @@
-"""``vjepa-ac bench``: how fast plans are made here, beside what the device could do at best.
-
-The unit of work is one candidate step: one latent with its action and state through the predictor. All
-figures of one run are taken in turn on the same machine, so their ratios can be trusted even where the
-figures themselves depend on what else is running.
-"""
+"""``vjepa-ac bench``: how fast plans are made here, beside the device's best and the public reference."""
 
 from __future__ import annotations
 
 import argparse
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command
-from vjepa_ac_planner.cli.console import say, table, write_json
-from vjepa_ac_planner.cli.measure import matmul_flops, pretty_flops, synchronize
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vjepa_ac_planner.models import ModelDescription
-    from vjepa_ac_planner.nn.predictor import PredictorConfig
-    from vjepa_ac_planner.planning.planner import Planner
-    from vjepa_ac_planner.world_model import WorldModel
+from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command
+from vjepa_ac_planner.cli.console import replacing, say, table, write_json
 
 DETAILS = """\
-Images are random: the time does not depend on what they show.
+Figures of one run are taken in turn on the same machine, so their ratios can be trusted even where the
+figures themselves depend on what else is running. docs/performance.md says what each of them means.
 
 examples:
-  vjepa-ac bench
-  vjepa-ac bench --model vjepa2-ac-vitg --untrained --device cuda --preset paper --plans 5
-  vjepa-ac bench --samples 16 --ratios --json bench.json
+  vjepa-ac bench --quick
+  vjepa-ac bench --json bench.json --plot bench.svg
+  vjepa-ac bench --reference ../vjepa2 --only engine ratio
+  vjepa-ac bench --full-size --device cuda --json gpu.json     the whole table of a GPU
+  vjepa-ac bench --only profile --samples 64
 """
 
 
@@ -42,218 +29,248 @@ def add_parser(commands: Any) -> None:
     parser = command(commands, "bench", run, "measure planning speed on this machine", DETAILS)
     add_model(parser)
     parser.add_argument(
+        "--full-size",
+        action="store_true",
+        help="the published architecture with random weights, in place of --model",
+    )
+    parser.add_argument(
         "--untrained", action="store_true", help="random weights in place of the model's own"
     )
-    add_preset(parser)
     parser.add_argument(
-        "--samples", type=at_least(2), help="candidates per iteration (default: the preset's)"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="let torch.compile fuse the networks (default: on a GPU)",
     )
-    parser.add_argument("--horizon", type=at_least(1), help="actions planned ahead (default: the preset's)")
+    parser.add_argument("--quick", action="store_true", help="fewer figures, in less than 50 s")
     parser.add_argument(
-        "--plans", type=at_least(1), default=20, help="plans to time (default: %(default)s)"
+        "--seconds", type=at_least(5), help="about how long to measure (default: 300, with --quick 32)"
     )
     parser.add_argument(
-        "--ratios",
-        action="store_true",
-        help="also time cached against uncached rollouts, and float32 against bfloat16",
+        "--reference",
+        type=Path,
+        metavar="PATH",
+        help="a checkout of github.com/facebookresearch/vjepa2, to time beside ours",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="SECTION",
+        help="engine, encoder, ratio, presets, curve, scaling, variants, profile, targets "
+        "(default: the first six, and with --full-size the last)",
+    )
+    parser.add_argument(
+        "--samples", type=at_least(2), help="candidates at a time (default: what the time is enough for)"
+    )
+    parser.add_argument(
+        "--horizon", type=at_least(1), nargs="+", help="horizons of the engine (default: 1 2 4 8)"
+    )
+    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to time (default: all)")
+    parser.add_argument(
+        "--plans", type=at_least(1), default=20, help="plans of each preset, at most (default: %(default)s)"
     )
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's choice)")
     add_json(parser, "the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scaling to FILE as SVG")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    import numpy as np
+    begun = time.perf_counter()  # importing torch takes seconds too
     import torch
 
-    from vjepa_ac_planner.planning.planner import Planner
-    from vjepa_ac_planner.planning.presets import PlannerConfig
+    from vjepa_ac_planner.bench import run as bench
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    model = _load(args, args.dtype)
-    device, description = model.device, model.description
-    preset = args.preset or description.preset
-    options: dict[str, Any] = {}
-    if args.samples:
-        options["cem"] = {"samples": args.samples, "elites": min(10, max(2, args.samples // 8))}
-    if args.horizon:
-        options["horizon"] = args.horizon
-    planner = Planner(model, PlannerConfig.preset(preset, options))
-    config = planner.config
-    rng = np.random.default_rng(0)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
+    sections = bench.USUAL + (("targets",) if args.full_size else ())
+    config = bench.BenchConfig(
+        model=bench.FULL_SIZE if args.full_size else args.model,
+        device=args.device,
+        dtype=args.dtype,
+        untrained=args.untrained or args.full_size,
+        compile=args.compile,
+        quick=args.quick,
+        seconds=args.seconds or (bench.QUICK_SECONDS if args.quick else bench.SECONDS),
+        sections=tuple(args.only or sections),
+        reference=args.reference,
+        samples=args.samples,
+        horizons=tuple(args.horizon or (1, 2, 4, 8)),
+        presets=tuple(args.preset) if args.preset else None,
+        plans=args.plans,
     )
-
-    peaks = {str(dtype): matmul_flops(device, dtype, 1.0) for dtype in (torch.float32, torch.bfloat16)}
-    peak = peaks[str(model.dtype)]
-    say(f"{description.name} in {str(model.dtype).removeprefix('torch.')} on {name}; preset {preset}")
-    say(f"matrix products here: {', '.join(f'{pretty_flops(v)} {k[6:]}' for k, v in peaks.items())}")
-
-    figures = _plans(planner, args.plans, rng)
-    steps = config.cem.samples * config.cem.iterations * config.horizon
-    flops = rollout_flops(description.predictor, config.horizon) / config.horizon
-    rate = figures["evaluations"] * config.horizon / figures["optimise_s"]
-    figures |= {
-        "model": description.name,
-        "preset": preset,
-        "device": name,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "candidate_steps_per_s": rate,
-        "flops_per_candidate_step": flops,
-        "flops": rate * flops,
-        "matmul_flops": peaks,
-        "share_of_matmul": rate * flops / peak,
-        "peak_memory_bytes": _peak_memory(device),
-    }
-    rows = [
-        ["encode one frame", f"{figures['encode_s'] * 1e3:.1f} ms"],
-        ["plan", f"p50 {figures['p50_plan_s'] * 1e3:.1f} ms, p95 {figures['p95_plan_s'] * 1e3:.1f} ms"],
-        [
-            "",
-            f"{config.cem.samples} x {config.cem.iterations} x H={config.horizon}: {steps} candidate steps",
-        ],
-        ["candidate steps", f"{rate:.0f}/s, {flops / 1e9:.2f} GFLOP each"],
-        [
-            "predictor",
-            f"{pretty_flops(rate * flops)}, {100 * rate * flops / peak:.0f}% of the matrix products",
-        ],
-        ["peak memory", f"{figures['peak_memory_bytes'] / 2**30:.2f} GiB"],
-    ]
-    say(table(rows))
-    if args.ratios:
-        figures["ratios"] = _ratios(args, model, rng)
+    record = bench.Bench(config, say=say, begun=begun).run()
+    for line in lines(record):
+        say(line)
     if args.json:
-        write_json(args.json, figures)
+        write_json(args.json, record)
+    if args.plot:
+        with replacing(args.plot) as path:
+            bench.plot(record, path)
     return 0
 
 
-def rollout_flops(config: PredictorConfig, horizon: int) -> float:
-    """Multiplications and additions of one cached rollout of ``horizon`` steps, matrix products only."""
-    frame, d = config.tokens, config.dim
-    tokens = frame + 2  # action and state
-    linear = 2.0 * tokens * d * (4 * d + 2 * config.mlp_hidden)  # qkv, output, MLP
-    ends = 2.0 * 2 * frame * config.latent_dim * d  # embedding and projection back
-    total = 0.0
-    for step in range(1, horizon + 1):
-        attention = 2.0 * 2 * tokens * (tokens * step) * d
-        total += config.depth * (linear + attention) + ends
-    return total
-
-
-def uncached_rollout(model: WorldModel, z0: Tensor, s0: Tensor, actions: Tensor) -> Tensor:
-    """The rollout as its definition reads: every step evaluates the whole clip again. [K, H, N, D]."""
-    import torch
-
-    from vjepa_ac_planner import geometry
-    from vjepa_ac_planner.nn.layers import latent_norm
-
-    with torch.inference_mode():
-        states = geometry.integrate(s0, actions)
-        z = z0.expand(len(actions), 1, *z0.shape)
-        for t in range(actions.shape[1]):
-            following = model.predictor(z, states[:, : t + 1].to(z), actions[:, : t + 1].to(z))
-            z = torch.cat((z, latent_norm(following[:, -1:])), dim=1)
-        return z[:, 1:]
-
-
-def _load(args: argparse.Namespace, dtype: str) -> WorldModel:
-    from vjepa_ac_planner.models import find_model
-    from vjepa_ac_planner.world_model import WorldModel, choose_device
-
-    if not args.untrained:
-        return WorldModel.load(args.model, device=args.device, dtype=dtype)  # type: ignore[arg-type]
-    description = find_model(args.model).description
-    return WorldModel.untrained(description, device=choose_device(args.device), dtype=dtype)  # type: ignore[arg-type]
-
-
-def _plans(planner: Planner, count: int, rng: Any) -> dict[str, Any]:
-    """Time whole plans, from a new frame each time; the first two warm up."""
-    from vjepa_ac_planner.types import Goal, Observation, RobotState
-
-    model = planner.world_model
-    state = RobotState([0.5, 0.0, 0.35, 3.1, 0.0, -0.8, 0.0])  # type: ignore[arg-type]
-    goal = Goal(_frame(rng, model.description))
-    times: list[dict[str, float]] = []
-    evaluations = 0
-    for index in range(count + 2):
-        plan = planner.plan(Observation(_frame(rng, model.description), state), goal, seed=index)
-        evaluations = plan.evaluations
-        times.append(plan.timings)
-    totals = sorted(t["total"] for t in times[2:])
-    return {
-        "plans": count,
-        "evaluations": evaluations,
-        "encode_s": statistics.median(t["encode"] for t in times[2:]),
-        "optimise_s": statistics.median(t["optimise"] for t in times[2:]),
-        "p50_plan_s": statistics.median(totals),
-        "p95_plan_s": totals[min(len(totals) - 1, round(0.95 * (len(totals) - 1)))],
+def lines(record: dict[str, Any]) -> list[str]:
+    """The record as text: one block for each section that was measured."""
+    environment = record["environment"]
+    peaks = ", ".join(f"{name} {_flops(t)}" for name, t in record["matmul_tflops"].items())
+    found = [
+        "",
+        f"{record['model']} ({record['weights']} weights), {record['dtype']}, on {environment['device']}",
+        f"torch {environment['torch']}; matrix products here: {peaks}",
+    ]
+    blocks: dict[str, Callable[[Any], list[str]]] = {
+        "engine": _engine,
+        "encoder": _encoder,
+        "presets": _presets,
+        "reference": _reference,
+        "scaling": _scaling,
+        "curve": _curve,
+        "variants": _variants,
+        "profile": _profile,
+        "targets": _targets,
     }
+    for name, block in blocks.items():
+        if record.get(name):
+            found += ["", *block(record[name])]
+    if record.get("curve_note"):
+        found += ["", f"curve: {record['curve_note']}"]
+    if record["skipped"]:
+        found += ["", f"no time was left for: {', '.join(record['skipped'])} (see --seconds)"]
+    return [*found, "", f"{record['seconds']:.0f} s in all"]
 
 
-def _frame(rng: Any, description: ModelDescription) -> Any:
-    from vjepa_ac_planner.types import Frame
-
-    size = description.image_size
-    return Frame(rng.integers(0, 256, (size, size, 3), dtype="uint8"))
-
-
-def _ratios(args: argparse.Namespace, model: WorldModel, rng: Any) -> dict[str, float]:
-    """Two ways of doing the same thing, timed in turn."""
-    import torch
-
-    horizon, candidates = 4, args.samples or 16
-    device = model.device
-    s0 = torch.zeros(7, device=device)
-    actions = 0.05 * torch.randn(
-        candidates, horizon, 7, device=device, generator=torch.Generator(device).manual_seed(0)
-    )
-    z0 = model.encode([_frame(rng, model.description)])[0]
-    cached, uncached = _in_turn(
-        device,
-        lambda: model.rollout(z0, s0, actions),
-        lambda: uncached_rollout(model, z0, s0, actions),
-    )
-    ratios = {"uncached_over_cached": uncached / cached}
-    _say_ratio(f"rollout, H={horizon}", "uncached", uncached, "cached", cached)
-    full, half = (_load(args, dtype) for dtype in ("float32", "bfloat16"))
-    first, second = _in_turn(
-        device,
-        lambda: full.rollout(z0.float(), s0, actions),
-        lambda: half.rollout(z0.bfloat16(), s0, actions),
-    )
-    ratios["float32_over_bfloat16"] = first / second
-    _say_ratio(f"rollout, H={horizon}", "float32", first, "bfloat16", second)
-    return ratios
+def _engine(section: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            horizon,
+            dtype,
+            str(row["samples"]),
+            f"{row['candidates_per_s']:.4g}",
+            f"{row['candidate_steps_per_s']:.4g}",
+            _flops(row["tflops"]),
+            f"{row['percent_of_peak']:.0f} %",
+            f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        ]
+        for horizon, dtypes in section["by_horizon"].items()
+        for dtype, row in dtypes.items()
+    ]
+    header = ["horizon", "dtype", "at a time", "candidates/s", "steps/s", "", "of peak", "peak memory"]
+    return ["engine", table(rows, header)]
 
 
-def _say_ratio(what: str, slow: str, slow_s: float, fast: str, fast_s: float) -> None:
-    times = f"{slow} {slow_s * 1e3:.0f} ms, {fast} {fast_s * 1e3:.0f} ms"
-    say(f"  {what}: {times}: {slow_s / fast_s:.2f}x")
+def _encoder(row: dict[str, Any]) -> list[str]:
+    speed = f"{_flops(row['tflops'])}, {row['percent_of_peak']:.0f} % of peak"
+    return [f"encoder: {_ms(row['p50_s'])} a frame (p95 {_ms(row['p95_s'])}), {speed}"]
 
 
-def _in_turn(device: Any, *functions: Callable[[], Any], rounds: int = 5) -> list[float]:
-    """Median seconds of each, measured alternately so that a disturbance meets all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for index in range(rounds + 1):
-        for record, function in zip(times, functions, strict=True):
-            synchronize(device)
-            begin = time.perf_counter()
-            function()
-            synchronize(device)
-            if index:  # the first round warms up
-                record.append(time.perf_counter() - begin)
-    return [statistics.median(record) for record in times]
+def _presets(section: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            name,
+            str(row["horizon"]),
+            str(row["evaluations"]),
+            _ms(row["p50_s"]),
+            _ms(row["p95_s"]),
+            "estimated from the engine" if row["estimated"] else f"{row['plans']} plans",
+        ]
+        for name, row in section.items()
+    ]
+    return ["whole plans", table(rows, ["preset", "horizon", "evaluations", "p50", "p95", ""])]
 
 
-def _peak_memory(device: Any) -> int:
-    """Most memory held so far: of the device, or of this process on the CPU."""
-    import torch
+def _reference(section: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            str(row["horizon"]),
+            str(row["samples"]),
+            *(_ms(seconds) for seconds in row["seconds"].values()),
+            *(f"{ratio:.2f}x" for ratio in row["equal_dtype"].values()),
+        ]
+        for row in (*section["rows"], *section["by_samples"])
+    ]
+    full = len(section["rows"])
+    names = [*section["rows"][0]["seconds"], *section["rows"][0]["equal_dtype"]]
+    blocks = [table(rows[:full], ["horizon", "candidates", *names])]
+    if section["by_samples"]:
+        row = section["by_samples"][0]
+        blocks.append(table(rows[full:], ["horizon", "candidates", *row["seconds"], *row["equal_dtype"]]))
+    difference = section["difference"]
+    headline = ", ".join(f"H={h}: {r:.2f}x" for h, r in section["ratio"].items())
+    return [
+        f"beside the reference ({section['headline']}): {headline}",
+        f"  largest difference in float32: predictions {difference['prediction']:.1e}, "
+        f"actions of one iteration of CEM {difference['action']:.1e}",
+        *blocks,
+    ]
 
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+
+def _scaling(section: dict[str, Any]) -> list[str]:
+    found = []
+    keys = {"samples": "samples", "image_tokens": "tokens", "devices": "device", "threads": "threads"}
+    for name, rows in section.items():
+        cells = [
+            [str(r[keys[name]]), f"{r['candidates_per_s']:.4g}", f"{r['percent_of_peak']:.0f} %"]
+            for r in rows
+        ]
+        if cells:
+            header = [name.replace("_", " "), "candidates/s", "of peak"]
+            found += [table(cells, header), ""]
+    return ["scaling, horizon 1", *found[:-1]]
+
+
+def _curve(section: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            run["name"],
+            f"{run['evaluations']:.0f}",
+            f"{run['median_energy']:.4f}",
+            f"{100 * run['excess']:.2g} %",
+            _ms(run["seconds"]),
+        ]
+        for run in section["runs"]
+    ]
+    header = ["optimiser", "evaluations", "median energy", "above the best", "a search"]
+    return [f"quality against budget, {section['problems']} problems", table(rows, header)]
+
+
+def _variants(section: dict[str, float]) -> list[str]:
+    return [
+        "horizon 4: "
+        f"uncached over cached {section['uncached_over_cached']:.2f}x, "
+        f"bfloat16 over float32 {section['bfloat16_over_float32']:.2f}x in time"
+    ]
+
+
+def _profile(section: dict[str, dict[str, float]]) -> list[str]:
+    groups = list(next(iter(section.values())))
+    rows = [
+        [
+            group,
+            *(f"{_ms(row[group])} ({100 * row[group] / row['total']:.0f} %)" for row in section.values()),
+        ]
+        for group in groups
+    ]
+    return ["where the time goes", table(rows, ["", *section])]
+
+
+def _targets(section: list[dict[str, Any]]) -> list[str]:
+    words = {True: "met", False: "missed", None: "-"}
+    rows = [
+        [
+            row["name"],
+            "-" if row["value"] is None else f"{row['value']:.3g} {row['unit']}",
+            f"{row['target']} {row['unit']}",
+            words[row["met"]],
+            row["note"],
+        ]
+        for row in section
+    ]
+    return ["targets", table(rows, ["", "measured", "target", "", ""])]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _flops(tera: float) -> str:
+    return f"{tera:.1f} TFLOP/s" if tera >= 1 else f"{tera * 1e3:.0f} GFLOP/s"

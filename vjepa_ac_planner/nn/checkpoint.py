@@ -275,12 +275,16 @@ def _from_published(part: str, key: str, tensor: Tensor) -> dict[str, StoredTens
             f"encoder.layer.{fused[1]}.attention.{name}.{fused[2]}" for name in ("query", "key", "value")
         )
         return {name: StoredTensor.of(third) for name, third in zip(names, tensor.chunk(3), strict=True)}
+    return {our_name(part, key): StoredTensor.of(tensor)}
+
+
+def our_name(part: str, key: str) -> str:
+    """Our name of a parameter of the published "encoder" or "predictor" (which fuses the encoder's qkv)."""
     for pattern, replacement in _ENCODER_NAMES if part == "encoder" else _PREDICTOR_NAMES:
         renamed = re.sub(pattern, replacement, key)
         if renamed != key:
-            key = renamed
-            break
-    return {f"{part}.{key}": StoredTensor.of(tensor)}
+            return f"{part}.{renamed}"
+    return f"{part}.{key}"
 
 
 def _expected(encoder: EncoderConfig, predictor: PredictorConfig) -> dict[str, tuple[int, ...]]:

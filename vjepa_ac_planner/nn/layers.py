@@ -7,7 +7,7 @@ attention and from tables that are computed once, outside the hot path.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,15 +80,23 @@ def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
     return y
 
 
-class KeyValueStore(Protocol):
-    """Where attention puts this call's keys and values, and gets all that it may look at."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention of every head by itself.
 
-    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take [B, L, heads, head_dim]; return past and present together, oldest first."""
+    Args:
+        q: [B, heads, Lq, head_dim] queries, rotated.
+        k: [B, heads, L, head_dim] keys, rotated.
+        v: [B, heads, L, head_dim] values.
+        mask: [Lq, L] bool, True where a query (row) may see a key (column); None = everything.
+
+    Returns:
+        [B, Lq, dim], the heads side by side.
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions.
+    """The projections of multi-head self-attention with rotary positions; see :func:`attend`.
 
     Args:
         dim: width of the tokens.
@@ -101,26 +109,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, store: KeyValueStore | None = None
-    ) -> Tensor:
-        """Attend [B, L, dim] -> [B, L, dim].
-
-        Args:
-            x: [B, L, dim] tokens, normalised.
-            rope: rotary factors of these L tokens.
-            mask: [L, L] bool, True where a query (row) may see a key (column); None = everything.
-            store: past keys and values to attend to as well; None = only these tokens.
-        """
+    def project(self, x: Tensor, rope: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised tokens [B, L, dim] -> queries, keys and values, each [B, heads, L, head_dim]."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, L, 3, heads, head_dim]
-        q, k = apply_rope(qkv[:, :, :2], rope).unbind(2)
-        v = qkv[:, :, 2]
-        if store is not None:
-            k, v = store.extend(k, v)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
-        )
-        return self.out(y.transpose(1, 2).flatten(2))
+        q, k = apply_rope(qkv[:, :, :2], rope).transpose(1, 3).unbind(2)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -137,7 +130,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block."""
+    """One pre-norm transformer block.
+
+    Its two halves can be called by themselves, since what stands between them is not its own: attention
+    may look at earlier tokens too, and not every token that is looked at has to go on.
+    """
 
     def __init__(self, dim: int, heads: int, mlp_hidden: int) -> None:
         super().__init__()
@@ -146,9 +143,15 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, mlp_hidden)
 
-    def forward(
-        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, store: KeyValueStore | None = None
-    ) -> Tensor:
-        """[B, L, dim] -> [B, L, dim]; the other arguments as for :class:`Attention`."""
-        x = x + self.attention(self.norm1(x), rope, mask, store)
+    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None = None) -> Tensor:
+        """[B, L, dim] -> [B, L, dim]; ``rope`` is these tokens', ``mask`` as in :func:`attend`."""
+        return self.finish(x, attend(*self.project(x, rope), mask))
+
+    def project(self, x: Tensor, rope: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
+        """Before attention: [B, L, dim] -> queries, keys and values, each [B, heads, L, head_dim]."""
+        return self.attention.project(self.norm1(x), rope)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """After attention: tokens and what they attended to, each [B, L, dim] -> [B, L, dim]."""
+        x = x + self.attention.out(attended)
         return x + self.mlp(self.norm2(x))

@@ -7,17 +7,19 @@ token of step t sees all tokens of steps <= t. (V-JEPA 2, arXiv 2506.09985, sect
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import ConfigError, InputError
-from vjepa_ac_planner.nn.layers import Block, RopeTable, latent_norm, rope_table
+from vjepa_ac_planner.nn.layers import Block, RopeTable, attend, latent_norm, rope_table
 from vjepa_ac_planner.types import ACTION_DIM, STATE_DIM
 
-__all__ = ["ActionConditionedPredictor", "PredictorConfig", "RolloutCache", "latent_norm"]
+__all__ = ["ActionConditionedPredictor", "Halves", "PredictorConfig", "RolloutCache", "latent_norm"]
 
 CONDITION_TOKENS = 2
 """Action and state: the tokens before the frame tokens of a step."""
@@ -74,19 +76,30 @@ class PredictorConfig:
         return int(self.dim * self.mlp_ratio)
 
 
+class Halves(NamedTuple):
+    """The two halves of every block as functions, for those who have faster ones of the same meaning."""
+
+    project: Callable[[Block, Tensor, RopeTable], tuple[Tensor, Tensor, Tensor]] = Block.project
+    finish: Callable[[Block, Tensor, Tensor], Tensor] = Block.finish
+
+
+PLAIN = Halves()
+
+
 class RolloutCache:
     """Keys and values of the steps already imagined, so that a horizon of H costs H step evaluations.
 
     Memory layout: for each of the ``depth`` blocks one tensor of keys (already rotated) and one of
-    values, each ``[B, capacity * S, heads, head_dim]`` in the compute dtype, S = N + 2 tokens a step.
-    Time runs along the second dimension: step t occupies rows ``t*S .. (t+1)*S``, in the order action,
+    values, each ``[B, heads, capacity * S, head_dim]`` in the compute dtype, S = N + 2 tokens a step.
+    Time runs along the third dimension: step t occupies rows ``t*S .. (t+1)*S``, in the order action,
     state, frame tokens. Attention reads the prefix up to the present step as a view: nothing is
-    copied but the new rows, once. In all ``2 * depth * B * capacity * S * dim`` numbers: at full size
-    (depth 24, dim 1024, S = 258, bf16) 25.4 MB per candidate and step.
+    copied but the new rows, once. That the rows of one head lie together makes attention on a CPU up to
+    1.7 times as fast. In all ``2 * depth * B * capacity * S * dim`` numbers: at full size (depth 24,
+    dim 1024, S = 258, bf16) 25.4 MB per candidate and step.
 
-    The tensors are allocated when the first step is stored, and not at all for a capacity of 1, where
-    there is no past to keep. A cache serves one rollout of one batch, all of it with gradients enabled
-    or all of it without.
+    The tensors are allocated when the first step is stored; on a GPU not at all for a capacity of 1,
+    where there is no past to keep. A cache serves one rollout of one batch, all of it with gradients
+    enabled or all of it without.
 
     Args:
         depth: number of blocks.
@@ -112,22 +125,24 @@ class _LayerStore:
         self.values: Tensor | None = None
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.capacity == 1:
+        """Take this step's [B, heads, S, head_dim]; return past and present together, oldest first."""
+        if self.capacity == 1 and keys.is_cuda:
             return keys, values
         if torch.is_grad_enabled():  # what autograd has saved must not be written over
             if self.keys is not None and self.values is not None:
-                keys = torch.cat((self.keys, keys), dim=1)
-                values = torch.cat((self.values, values), dim=1)
+                keys = torch.cat((self.keys, keys), dim=2)
+                values = torch.cat((self.values, values), dim=2)
             self.keys, self.values = keys, values
             return keys, values
+        batch, heads, rows, head_dim = keys.shape
         if self.keys is None or self.values is None:
-            shape = (keys.shape[0], self.capacity * keys.shape[1], *keys.shape[2:])
+            shape = (batch, heads, self.capacity * rows, head_dim)
             self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
-        end = self.length + keys.shape[1]
-        self.keys[:, self.length : end] = keys
-        self.values[:, self.length : end] = values
+        end = self.length + rows
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
         self.length = end
-        return self.keys[:, :end], self.values[:, :end]
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class ActionConditionedPredictor(nn.Module):
@@ -196,11 +211,15 @@ class ActionConditionedPredictor(nn.Module):
         """An empty cache for :meth:`forward_step`, good for one rollout of ``horizon`` steps."""
         return RolloutCache(self.config.depth, horizon)
 
-    def forward_step(self, z: Tensor, state: Tensor, action: Tensor, cache: RolloutCache) -> Tensor:
+    def forward_step(
+        self, z: Tensor, state: Tensor, action: Tensor, cache: RolloutCache, halves: Halves = PLAIN
+    ) -> Tensor:
         """Predict the next latent, attending to the earlier steps of a rollout through ``cache``.
 
-        Equal to the last step of :meth:`forward` on the whole rollout so far, at the cost of one step.
-        Where gradients are enabled they flow through all steps (the cache is then grown by copying).
+        Equal to the last step of :meth:`forward` on the whole rollout so far, at the cost of one step, or
+        less: what all candidates share is projected once in the first block, and from the last block
+        only frame tokens go on. Where gradients are enabled they flow through all steps (the cache is
+        then grown by copying).
 
         Args:
             z: [B, N, D] normalised latents of this step; [1, N, D] when all candidates share it, which
@@ -208,6 +227,7 @@ class ActionConditionedPredictor(nn.Module):
             state: [B, 7] or [1, 7].
             action: [B, 7].
             cache: from :meth:`start_rollout`; advanced by one step.
+            halves: how the halves of the blocks are computed.
 
         Returns:
             [B, N, D] raw prediction, before :func:`latent_norm`.
@@ -219,15 +239,23 @@ class ActionConditionedPredictor(nn.Module):
             raise InputError(
                 f"rollout: the cache holds {cache.capacity} steps and is full; start a new rollout"
             )
-        z, state, action = z.unsqueeze(1), state.unsqueeze(1), action.unsqueeze(1)
-        self._check(z, state, action)
-        x = self._tokens(z, state, action)  # [B, 1, S, dim]
-        rope = self._rope(cache.steps, 1, x)
-        x = x.flatten(1, 2)
-        for block, store in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, rope, None, store)
+        self._check(z.unsqueeze(1), state.unsqueeze(1), action.unsqueeze(1))
+        own, frame = self._step_tokens(z, state, action)  # [B, 2, dim], [B or 1, N, dim]
+        rope = self._rope(cache.steps, 1, own)
+        x = _joined(own, frame)  # [B, S, dim]
+        for number, (block, store) in enumerate(zip(self.blocks, cache.layers, strict=True), start=1):
+            assert isinstance(block, Block)
+            if number == 1 and len(frame) < len(own):
+                parts = (halves.project(block, *part) for part in _split(own, frame, rope))
+                q, k, v = (_joined(*pair) for pair in zip(*parts, strict=True))
+            else:
+                q, k, v = halves.project(block, x, rope)  # [B, heads, S, head_dim]
+            k, v = store.extend(k, v)  # [B, heads, steps * S, head_dim]
+            if number == len(self.blocks):  # nobody will look at the others again
+                x, q = x[:, CONDITION_TOKENS:], q[:, :, CONDITION_TOKENS:]
+            x = halves.finish(block, x, attend(q, k, v))
         cache.steps += 1
-        return self._read(x)
+        return self.out(self.norm(x))
 
     def _tokens(self, z: Tensor, states: Tensor, actions: Tensor) -> Tensor:
         """[B, T, S, dim] = action, state and frame tokens of each step; a batch of 1 is expanded."""
@@ -238,6 +266,13 @@ class ActionConditionedPredictor(nn.Module):
             self.embed(z.to(dtype)),
         )
         return torch.cat([part.expand(len(actions), -1, -1, -1) for part in parts], dim=2)
+
+    def _step_tokens(self, z: Tensor, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of one step: action and state [B, 2, dim], and the frame's [B or 1, N, dim]."""
+        dtype = self.embed.weight.dtype
+        conditions = (self.action_embed(action.to(dtype)), self.state_embed(state.to(dtype)))
+        own = torch.stack([part.expand(len(action), -1) for part in conditions], dim=1)
+        return own, self.embed(z.to(dtype))
 
     def _read(self, x: Tensor) -> Tensor:
         """[..., S, dim] -> [..., N, D]: only frame tokens are read out."""
@@ -291,3 +326,16 @@ class ActionConditionedPredictor(nn.Module):
                 raise InputError(f"{name}: expected [{batch}, {steps}, 7], received {tuple(value.shape)}")
         if z.shape[0] not in (1, batch):
             raise InputError(f"latents: {z.shape[0]} for {batch} actions; expected as many, or 1")
+
+
+def _joined(own: Tensor, frame: Tensor) -> Tensor:
+    """A step's tokens [B, ..., S, channels]: action's and state's, and the frame's, which may be shared."""
+    return torch.cat((own, frame.expand(len(own), *frame.shape[1:])), dim=-2)
+
+
+def _split(own: Tensor, frame: Tensor, rope: RopeTable) -> tuple[tuple[Tensor, RopeTable], ...]:
+    """Both parts of a step's tokens, each with its rows of the table."""
+    return (
+        (own, rope.map(lambda factor: factor[:CONDITION_TOKENS])),
+        (frame, rope.map(lambda factor: factor[CONDITION_TOKENS:])),
+    )
