@@ -164,6 +164,15 @@ class TestTwoRanks:
             torch.testing.assert_close(one, other)
         assert together[1].abs().max() > 0
 
+    def test_whatever_makes_up_the_energy_reaches_the_other_ranks(self, crew, model):
+        config = replace(CONFIG, energy_over="mean", state_weight=0.5)
+        goal = Goal(GOAL.frame, state=RobotState([0.5, *STATE[1:]]))
+        actions = 0.05 * torch.randn(9, 2, 7, generator=torch.Generator().manual_seed(6))
+        alone = Planner(model, config).energy(OBSERVATION, goal)(actions)
+        torch.testing.assert_close(crew.planner(model, config).energy(OBSERVATION, goal)(actions), alone)
+        without = Planner(model, CONFIG).energy(OBSERVATION, goal)(actions)
+        assert (alone - without).abs().min() > 1e-4
+
     @pytest.mark.parametrize("count", [1, 2, 3])
     def test_too_few_candidates_to_share_stay_on_rank_0(self, crew, model, count):
         actions = torch.zeros(count, 2, 7)

@@ -69,9 +69,9 @@ class Overlaps(Environment, MovesOn, ReportsStatus, Protocol):
 class PipelineConfig:
     """When a plan made ahead is dropped."""
 
-    max_surprise: float = ranged(0.35, low=0.0, high=10.0)
-    """Largest |z_observed - z_expected| at which a plan made ahead is confirmed; unrelated latents differ
-    by 1.1."""
+    max_surprise: float = ranged(1.0, low=0.0, high=100.0)
+    """Largest |z_observed - z_expected| at which a plan made ahead is confirmed, as a share of the change
+    that the motion was expected to make: beyond 1 the last frame would have foretold this one better."""
     max_deviation: float = ranged(0.03, low=0.0, high=0.5, unit="m")
     """Largest distance of the arm from where it was expected to be [m]."""
 
@@ -99,6 +99,8 @@ class _Ahead:
     """A plan for what is expected to be seen."""
 
     expected: Observation
+    change: float
+    """|z_expected - z_before|."""
     plan: Plan
     goal: Goal | Tensor
     seed: int | None
@@ -213,13 +215,14 @@ class Pipeline:
             seed=seed,
             gripper=last.gripper,
         )
-        return _Ahead(expected, plan, last.goal, seed, last.gripper)
+        change = float(latent_energy(expected.latent, last.energy.z0))
+        return _Ahead(expected, change, plan, last.goal, seed, last.gripper)
 
     def _confirm(self, ahead: _Ahead, seen: Observation, energy: LatentEnergy) -> tuple[Fate, Plan | None]:
         """What becomes of a plan made ahead, and if it stands, the plan as seen from here."""
         begin = time.monotonic()
         surprise = float(latent_energy(energy.z0, ahead.expected.latent))
-        if not surprise <= self.config.max_surprise:
+        if not surprise <= self.config.max_surprise * ahead.change:
             return "surprised", None
         away = float(np.linalg.norm(seen.state.position - ahead.expected.state.position))
         if away > self.config.max_deviation:
@@ -250,8 +253,7 @@ def _seen_from(plan: Plan, seen: Observation, energy: LatentEnergy, surprise: fl
     actions[0, :6] = pose_difference(seen.state.vector, plan.predicted_states[1])[:6]
     wanted = torch.tensor(actions, dtype=torch.float32)
     evidence = energy.evaluate(torch.stack((wanted, torch.zeros_like(wanted))))
-    current = latent_energy(energy.z0, energy.z_goal)[None]
-    numbers = torch.cat((evidence.energies, current, evidence.by_step[0])).tolist()
+    numbers = torch.cat((evidence.energies, energy.current()[None], evidence.by_step[0])).tolist()
     if not all(map(math.isfinite, numbers)):
         return None
     plan_energy, zero_energy, current_energy, *by_step = numbers
