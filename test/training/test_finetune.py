@@ -312,3 +312,42 @@ def test_a_predictor_no_better_than_a_copy_is_not_exported() -> None:
     assert acceptance(good) == []
     assert "the action does not help" in acceptance({**good, "shuffled": 0.1})[0]
     assert "not yet judged" in acceptance({})[0]
+
+
+def test_an_encoder_is_realigned_and_the_predictor_stays(dataset_folder, tiny_model, tmp_path) -> None:
+    from vjepa_ac_planner.training.alignment import AlignmentTraining
+    from vjepa_ac_planner.training.dataset import write_dataset_shard
+    from vjepa_ac_planner.training.realign import realign
+
+    rng = torch.Generator().manual_seed(0)
+    states = torch.zeros(80, 7)
+    states[:, :3] = 0.1 * torch.randn(80, 3, generator=rng)
+    images = torch.randint(0, 256, (80, 32, 32, 3), generator=rng, dtype=torch.uint8)
+    about = {"recording": "long", "origin": "/long", "part": "0", "step_seconds": "0.25"}
+    (tmp_path / "play").mkdir()
+    write_dataset_shard(tmp_path / "play" / "long.safetensors", about, images, states, [80])
+    base = WorldModel.load(tiny_model, device="cpu", dtype="float32")
+    config = AlignmentTraining(
+        base.description.encoder, loop=LoopConfig(iterations=3, log_every=1), episodes=2, frames=2
+    )
+    out = tmp_path / "aligned"
+    before, after = realign(str(tiny_model), tmp_path / "play", tmp_path / "run", out, config)
+    assert set(before) == set(after) == {"ranking", "probe_m"}
+    made = WorldModel.load(out, device="cpu", dtype="float32")
+    old, new = base.encoder.state_dict(), made.encoder.state_dict()
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+    for name, value in base.predictor.state_dict().items():
+        assert torch.equal(value, made.predictor.state_dict()[name])
+    with pytest.raises(InputError, match="1 episodes are too few"):
+        realign(
+            str(tiny_model), _one_piece(tmp_path, images, states), tmp_path / "x", tmp_path / "y", config
+        )
+
+
+def _one_piece(folder: Path, images: torch.Tensor, states: torch.Tensor) -> Path:
+    from vjepa_ac_planner.training.dataset import write_dataset_shard
+
+    about = {"recording": "short", "origin": "/short", "part": "0", "step_seconds": "0.25"}
+    (folder / "short").mkdir()
+    write_dataset_shard(folder / "short" / "short.safetensors", about, images[:20], states[:20], [20])
+    return folder / "short"
