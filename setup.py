@@ -35,7 +35,12 @@ SIM = [
     "gymnasium-robotics>=1.4,<2",  # the Panda meshes, read at run time
     "pillow>=10",  # animated GIFs of a run
 ]
-TRAINING = ["tqdm>=4.60"]
+TRAINING = [
+    "tqdm>=4.60",
+    "accelerate>=1.0,<2",  # several GPUs and machines
+    "peft>=0.13,<1",  # low-rank adapters
+    "tensorboard>=2.14,<3",
+]
 BAGS = [  # rosbag2 without ROS
     "rosbags>=0.11.9,<0.12",  # message definitions and their decoding
     "mcap>=1.2,<2",
