@@ -62,7 +62,7 @@ def test_problems_are_read_as_they_were_written(tmp_path):
 
 def test_files_that_are_missing_damaged_or_hold_nothing_fit(tmp_path):
     path = tmp_path / "problems.npz"
-    with pytest.raises(InputError, match=r"no such file; make one with `vjepa-ac problems --out"):
+    with pytest.raises(InputError, match=r"no such file; make one with `vjepa-ac problems make --out"):
         load_problems(path)
     save_problems(path, some(1))
     with pytest.raises(InputError, match=r"holds no problem with a seed in range\(85000, 90000\)"):

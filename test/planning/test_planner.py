@@ -16,7 +16,7 @@ from vjepa_ac_planner.planning.energy import latent_energy
 from vjepa_ac_planner.planning.landscape import energy_landscape
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig, preset_names
-from vjepa_ac_planner.planning.proposals import SearchConfig
+from vjepa_ac_planner.planning.proposals import ActionSpace, SearchConfig
 from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
 
 CONFIG = PlannerConfig(horizon=2, cem=CEMConfig(samples=12, elites=4, iterations=3))
@@ -255,8 +255,25 @@ def test_presets_say_what_the_paper_and_its_code_say():
         assert not (search.stay_in_workspace or config.warm_start or config.hold_margin)
 
 
+def test_fast_presets_search_where_the_paper_does_with_a_fraction_of_its_evaluations():
+    def evaluations(config):
+        space = ActionSpace(config.search, config.horizon)
+        scored = Planner(None, config).optimiser.optimise(
+            lambda actions: actions.square().sum((1, 2)), space, generator=torch.Generator().manual_seed(0)
+        )
+        return scored.evaluations
+
+    paper = PlannerConfig.preset("paper")
+    assert evaluations(paper) == 8000
+    for name, share in (("balanced", 10), ("realtime", 20), ("cpu", 40)):
+        config = PlannerConfig.preset(name)
+        assert (config.search.axes, config.search.xyz) == (paper.search.axes, paper.search.xyz)
+        assert (config.search.gripper, config.horizon) == (paper.search.gripper, paper.horizon)
+        assert evaluations(config) <= 8000 / share
+
+
 def test_presets_load_with_overrides_and_name_what_is_wrong():
-    assert {"demo", "paper", "reference"} <= set(preset_names())
+    assert {"demo", "paper", "reference", "balanced", "realtime", "cpu"} == set(preset_names())
     config = PlannerConfig.preset("paper", {"horizon": 3, "cem": {"samples": 96}})
     assert (config.horizon, config.cem.samples, config.cem.iterations) == (3, 96, 10)
     with pytest.raises(ConfigError, match="preset: received 'fast', allowed demo, paper, reference"):

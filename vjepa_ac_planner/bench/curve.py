@@ -55,12 +55,16 @@ def quality_curve(
         progress: called with the number of problems done and of all.
 
     Returns:
-        Ready for JSON: ``model``, ``problems``, ``seeds``, ``reference``, ``zero_energy`` (median of standing
-        still) and ``runs``. Each run has ``name``, ``budget`` (None for presets), ``evaluations`` (mean),
-        ``median_energy``, ``excess`` (median of the energy above the least that any run found, as a share
-        of what standing still has above it), ``seconds`` (median of a search) and ``energies`` (of every
-        problem); where the reference was run, also ``of_reference`` (median energy over the reference's)
-        and ``less_reference`` (see :func:`paired_difference`).
+        Ready for JSON: ``model``, ``problems``, ``seeds``, ``reference``, ``zero_energy`` (median of
+        standing still) and ``runs``. Each run has
+
+        - ``name``, ``budget`` (None for presets) and ``evaluations`` (mean),
+        - ``median_energy``, and ``energies`` of every problem,
+        - ``excess``: median of the energy above the least that any run found, as a share of what standing
+          still has above it,
+        - ``seconds``: median of a search,
+        - with the reference: ``of_reference``, median energy over the reference's, and ``less_reference``,
+          see :func:`paired_difference`.
 
     Raises:
         ConfigError: an unknown name.

@@ -1,7 +1,8 @@
 """Stored planning problems: what an optimiser is judged on, the same for everyone.
 
-Each is a camera frame, the robot's state, and a goal image, made in the simulator (``vjepa-ac problems``):
-reaches, grasps, objects being carried and put down, at the start of an episode or in the middle of one.
+Each is a camera frame, the robot's state, and a goal image, made in the simulator (``vjepa-ac problems
+make``): reaches, grasps, objects being carried and put down, at the start of an episode or in the middle
+of one.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def load_problems(path: str | Path | None = None, seeds: range | None = None) ->
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in _FIELDS}
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; make one with `vjepa-ac problems --out {path}`") from error
+        made = f"`vjepa-ac problems make --out {path}`"
+        raise InputError(f"{path}: no such file; make one with {made}") from error
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no file of planning problems ({error})") from error
     bounds = np.concatenate(([0], stored["sizes"].cumsum()))
