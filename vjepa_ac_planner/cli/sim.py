@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vjepa_ac_planner.cli import latency
 from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command, group
 from vjepa_ac_planner.cli.console import complain, say, write_json
 
@@ -90,6 +91,7 @@ def add_parser(commands: Any) -> None:
     )
     oracle.add_argument("--task", choices=TASKS, default="reach", help="(default: %(default)s)")
     _add_trials(oracle)
+    latency.add_parser(sim)
     table = command(sim, "table", run_table, "put results beside the published ones", TABLE)
     table.add_argument(
         "results", nargs="+", metavar="[LABEL=]FILE", help="JSON files that `sim eval` wrote"

@@ -6,8 +6,10 @@ latency of any machine, and give the same result every time.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from vjepa_ac_planner.control.environment import RobotStatus
@@ -18,7 +20,7 @@ from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
 from vjepa_ac_planner.planning.energy import LatentEnergy
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import sim_safety
-from vjepa_ac_planner.sim.tasks import Task
+from vjepa_ac_planner.sim.tasks import REACHED, Task
 from vjepa_ac_planner.types import Command, Goal, Observation, Plan
 
 
@@ -158,3 +160,42 @@ def run_with_latency(
     )
     steps = task.max_steps if max_steps is None else max_steps
     return horizon.run(world if ahead is None else ahead, steps), ahead
+
+
+@dataclass(frozen=True)
+class TimedResult:
+    """How one reach episode went, on the simulation's clock."""
+
+    seed: int
+    plan_s: float
+    pipelined: bool
+    success: bool
+    """Whether the arm was at the goal at the end."""
+    reached_s: float | None
+    """When the loop first saw the arm within reach of the goal [s]; None if it never was."""
+    final_error_m: float
+    steps: int
+    seconds: float
+    """Until the end of the episode [s]."""
+    fates: dict[str, int]
+    """What became of the plans made ahead."""
+
+
+def timed_result(task: Task, episode: Episode, pipeline: Pipeline | None, plan_s: float) -> TimedResult:
+    """The figures of an episode that :func:`run_with_latency` ran."""
+    seen = [*(step.observation for step in episode.steps), episode.final]
+    start = seen[0].state.stamp
+    errors = [float(np.linalg.norm(one.state.position - task.goal_position)) for one in seen]
+    times = [one.state.stamp - start for one in seen]
+    near = (now for now, error in zip(times, errors, strict=True) if error < REACHED)
+    return TimedResult(
+        seed=task.seed,
+        plan_s=plan_s,
+        pipelined=pipeline is not None,
+        success=errors[-1] < REACHED,
+        reached_s=next(near, None),
+        final_error_m=errors[-1],
+        steps=len(episode.steps),
+        seconds=times[-1],
+        fates={} if pipeline is None else {str(fate): count for fate, count in pipeline.fates.items()},
+    )
