@@ -83,9 +83,8 @@ def test_the_goal_logic_solves_every_task_for_a_planner_that_is_right(
     sim: PandaSim, task: str, gripper: str
 ) -> None:
     protocol = Protocol(gripper=gripper)  # type: ignore[arg-type]
-    results = [trial(sim, task, seed, protocol) for seed in range(2)]
-    assert [result.cause for result in results] == ["", ""]
-    assert all(result.success for result in results)
+    result = trial(sim, task, 0, protocol)
+    assert (result.cause, result.success) == ("", True)
 
 
 def test_the_papers_protocol_ends_after_its_steps(sim: PandaSim) -> None:

@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     job = _job(args)
     tasks = TASKS if args.task == "all" else (args.task,)
     seeds = range(args.seed, args.seed + args.trials)
-    items = [(task, seed) for task in tasks for seed in seeds]
+    # All tasks of one seed, then of the next: a run that is stopped has a table too.
+    items = [(task, seed) for seed in seeds for task in tasks]
     name = find_model(args.model).description.name
     who = f"policy {args.policy}, model {name}, preset {job.preset}, protocol {args.protocol}"
     say(f"{args.task}, seeds {seeds.start}..{seeds.stop - 1}, {who}")

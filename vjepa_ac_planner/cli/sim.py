@@ -35,7 +35,7 @@ examples:
   vjepa-ac sim eval --task reach --trials 100 --seed 100000 --json reach.json
   vjepa-ac sim eval --task all --trials 100 --seed 100000 --out table2 --processes 2
   vjepa-ac sim eval --task grasp_cup --protocol paper --trials 10
-  vjepa-ac sim eval --task grasp_cup --trials 20 --gripper plan         (without one piece of goal logic)
+  vjepa-ac sim eval --task grasp_cup --trials 20 --gripper plan         (one piece of goal logic less)
   vjepa-ac sim eval --trials 20 --seed 60000 --record bags
   vjepa-ac sim eval --trials 50 --require 0.9     (exit code 1 below 90 %)
 """
@@ -124,7 +124,8 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
         choices=PROTOCOLS,
         default="long",
         help="paper: its sub-goal images, left after its steps, gripper and arm searched together; long: "
-        "finer ones, left when nothing more is gained, the gripper after the arm (default: %(default)s)",
+        "finer ones, left when nothing more is gained, the gripper told to close and open once the arm has "
+        "settled (default: %(default)s)",
     )
     rules.add_argument("--sub-goals", choices=("paper", "fine"), help="which goal images")
     rules.add_argument("--switch", choices=("steps", "energy"), help="when a sub-goal is left")

@@ -23,9 +23,9 @@ class Protocol:
     switch: Literal["steps", "energy"] = "energy"
     """Whether a sub-goal is left after its number of steps, or as soon as no plan gains anything more;
     its steps are then the most it may take."""
-    gripper: Literal["plan", "settle_first", "schedule"] = "settle_first"
+    gripper: Literal["plan", "settle_first", "schedule"] = "schedule"
     """Whether the gripper is searched together with the arm (the paper); alone, once the arm has nothing
-    to gain; or is told to close or open then."""
+    to gain; or is told to close or open then, as the small models' energy hardly sees it."""
     full_grip: bool = True
     """Whether a planned change of the gripper goes all the way."""
     settled_below: float = ranged(0.004, low=0.0, high=0.05, unit="m")
