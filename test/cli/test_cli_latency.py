@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
-pytest.importorskip("gymnasium_robotics")
+if find_spec("gymnasium_robotics") is None:  # not importorskip: the package must import mujoco itself
+    pytest.skip("needs the sim extra", allow_module_level=True)
 
 
 def test_both_ways_are_run_and_every_episode_is_written(command, tmp_path, read_json):
@@ -13,11 +16,10 @@ def test_both_ways_are_run_and_every_episode_is_written(command, tmp_path, read_
     assert (code, err) == (0, "")
     plain, ahead = read_json(out)["episodes"]
     assert (plain["pipelined"], ahead["pipelined"]) == (False, True)
-    assert plain["success"] and ahead["success"]
-    assert ahead["reached_s"] < plain["reached_s"]
-    assert ahead["fates"]["confirmed"] >= 1
-    assert plain["fates"] == {}
-    for word in ("sequential", "pipelined", "1/1", f"{ahead['reached_s']:.2f} s"):
+    assert plain["fates"] == {} and ahead["fates"]
+    assert all(one["plan_s"] == 0.25 and one["steps"] > 1 for one in (plain, ahead))
+    assert ahead["seconds"] / ahead["steps"] < plain["seconds"] / plain["steps"] + 1e-6
+    for word in ("sequential", "pipelined", "0.25 s", f"{100 * ahead['final_error_m']:.1f} cm"):
         assert word in text
 
 
