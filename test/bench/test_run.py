@@ -30,10 +30,12 @@ def config(folder, **options):
 @pytest.fixture(scope="module")
 def record(folder):
     """Enough time for a machine that is busy; two stored problems, so that it is not all used."""
-    stored = problems.load_problems()[:2]
+    stored = problems.load_problems()[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(problems, "load_problems", lambda seeds: stored)
-        return run.Bench(config(folder, seconds=60.0, plans=2, horizons=(1, 2))).run()
+        return run.Bench(
+            config(folder, seconds=60.0, plans=1, samples=8, presets=("cpu", "paper"), horizons=(1, 2))
+        ).run()
 
 
 def test_the_record_keeps_its_contract(record):
@@ -43,11 +45,12 @@ def test_the_record_keeps_its_contract(record):
         assert row["candidates_per_s"] > 0 and row["tflops"] > 0 and row["percent_of_peak"] > 0
         assert row["peak_memory_bytes"] > 0
     assert set(engine["by_horizon"]["1"]) == {"float32", "bfloat16"}
-    assert set(record["presets"]) == set(preset_names())
+    assert set(record["presets"]) == {"cpu", "paper"}
+    assert record["presets"]["paper"]["evaluations"] == 8000
     for row in record["presets"].values():
         assert 0 < row["p50_s"] <= row["p95_s"] and row["evaluations"] > 0
     assert record["ratio_to_reference"] == {}
-    assert record["curve"]["problems"] == 2 and record["skipped"] == []
+    assert record["curve"]["problems"] == 1 and record["skipped"] == []
     assert record["encoder"]["p50_s"] > 0
     assert [row["samples"] for row in record["scaling"]["samples"]] == [1, 4, 16, 64]
     assert record["matmul_tflops"]["float32"] > 0
@@ -64,6 +67,7 @@ def test_when_time_is_up_the_rest_is_left_out_or_estimated(folder, clock):
     record = run.Bench(config(folder, seconds=30.0), clock=ticking, begun=clock.now - 40.0).run()
     assert record["skipped"] == ["encoder", "curve", "scaling"]
     assert list(record["engine"]["by_horizon"]) == ["1"] and record["engine"]["samples"] == 1
+    assert set(record["presets"]) == set(preset_names())
     assert all(row["estimated"] for row in record["presets"].values())
 
 
@@ -94,9 +98,11 @@ def test_unknown_sections_are_refused(folder):
         run.Bench(config(folder, sections=("engine", "speed")))
 
 
-def test_other_sections(folder):
+def test_other_sections(folder, monkeypatch):
+    figures = {"p50_s": 2.0, "optimise_s": 1.9, "plans": 1}
+    monkeypatch.setattr(targets, "time_plans", lambda planner, budget, count: figures)
     sections = ("variants", "profile", "targets")
-    record = run.Bench(config(folder, seconds=60.0, sections=sections, samples=4, presets=())).run()
+    record = run.Bench(config(folder, seconds=600.0, sections=sections, samples=4)).run()
     assert record["variants"]["uncached_over_cached"] > 0
     assert set(record["profile"]) == {f"{k} candidates, horizon {h}" for k in (1, 4) for h in (1, 4)}
     rows = {row["name"]: row for row in record["targets"]}

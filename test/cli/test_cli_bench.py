@@ -7,8 +7,8 @@ def test_quick(command, tmp_path, read_json):
     out, svg = tmp_path / "bench.json", tmp_path / "bench.svg"
     sections = ("engine", "presets", "scaling")
     code, text, _ = command(
-        "bench", "--quick", "--only", *sections, "--plans", 2, "--seconds", 60, "--preset", "cpu", "paper",
-        "--dtype", "float32", "--json", out, "--plot", svg,
+        "bench", "--quick", "--only", *sections, "--plans", 1, "--samples", 8, "--seconds", 60,
+        "--preset", "cpu", "paper", "--dtype", "float32", "--json", out, "--plot", svg,
     )  # fmt: skip
     assert code == 0
     record = read_json(out)
@@ -25,13 +25,13 @@ def test_quick(command, tmp_path, read_json):
 def test_some_sections_of_random_weights(command, tmp_path, read_json):
     out = tmp_path / "bench.json"
     options = ("--untrained", "--samples", 4, "--horizon", 1, 3, "--seconds", 30, "--dtype", "float32")
-    code, text, _ = command("bench", "--only", "engine", "variants", "targets", *options, "--json", out)
+    code, text, _ = command("bench", "--only", "engine", "variants", *options, "--json", out)
     assert code == 0
     record = read_json(out)
     assert record["weights"] == "random"
     assert list(record["engine"]["by_horizon"]) == ["1", "3"]
     assert record["engine"]["samples"] == 4
-    assert "uncached over cached" in text and "300 x 15, horizon 8: a plan" in text
+    assert "uncached over cached" in text
     assert "presets" not in text
 
 
