@@ -33,7 +33,7 @@ PLACED = 0.05
 """An object is at its place within this horizontal distance [m]."""
 LIFTED = 0.03
 """An object is lifted when its centre is this much higher than when it stands [m]."""
-UPRIGHT = np.radians(15.0)
+UPRIGHT = float(np.radians(15.0))
 """An object stands upright when it leans by less than this [rad]."""
 SAFE_HEIGHT = 0.10
 """TCP height above the table of starts and goals that must not touch the objects [m]."""
