@@ -168,8 +168,10 @@ def test_a_damaged_checkpoint_costs_one_interval(request_of) -> None:
 def test_another_configuration_or_other_data_do_not_go_on(request_of) -> None:
     run(request_of())
     faster = dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, lr=2e-3))
+    described = (request_of().out / "run.json").read_text()
     with pytest.raises(CheckpointError, match=r"another configuration \(config\.loop\.lr\)"):
         run(request_of(config=faster))
+    assert (request_of().out / "run.json").read_text() == described
     # What changes rounding or logging only may change.
     run(request_of(config=dataclasses.replace(CONFIG, micro_batch=4, checkpoint_activations=True)))
 

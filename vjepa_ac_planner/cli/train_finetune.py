@@ -201,7 +201,10 @@ def run_bench(args: argparse.Namespace) -> int:
             "weights",
             f"{result['parameters'] / 1e6:.1f} M, {result['trained_parameters'] / 1e6:.1f} M trained",
         ],
-        ["step", f"{result['step_s']:.3g} s (median of {args.steps})"],
+        [
+            "step",
+            f"{result['step_s']:.3g} s, {result['step_cpu_s']:.3g} s of CPU time (median of {args.steps})",
+        ],
         ["clips", f"{result['clips_per_s']:.3g} per second"],
         ["frames", f"{result['frames_per_s']:.3g} per second"],
         [

@@ -90,7 +90,7 @@ class LatentCache:
             batch: frames at a time.
             rank: of this process; each of several takes its own share of the shards.
             processes: how many there are.
-            on_frames: called with the number of frames done, for progress.
+            on_frames: called with the number of frames done, encoded or found, for progress.
 
         Raises:
             InputError: frames of another size than the encoder's.
@@ -111,6 +111,8 @@ class LatentCache:
             count = frames.shape("images")[0]
             if self._usable(frames, report):
                 report.reused_frames += count
+                if on_frames is not None:
+                    on_frames(count)
             else:
                 latents = _encode(frames, encoder, batch, on_frames)
                 about = {"encoder": self.key, "frames": frames.digest}

@@ -15,7 +15,7 @@ from vjepa_ac_planner.errors import DeviceMemoryError, InputError, PlannerError
 from vjepa_ac_planner.models import ModelDescription, find_model
 from vjepa_ac_planner.training import estimate
 from vjepa_ac_planner.training.accelerated import AcceleratedEngine, make_accelerator
-from vjepa_ac_planner.training.checkpoints import content_digest
+from vjepa_ac_planner.training.checkpoints import LAST, content_digest
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset, summary
 from vjepa_ac_planner.training.finetune import (
     METRICS,
@@ -119,18 +119,26 @@ class Session:
         self.accelerator.wait_for_everyone()
         del model
         train, test = data.split(config.held_out) if extra is None else (data, extra)
-        judge = Judge(test, cache.open(test), self.device)
         index = ClipIndex(train, config.clip_length)
         self._say(
             f"training on {len(train.episodes)} episodes ({train.hours:.2f} h, {len(index)} clips), "
-            f"judged on {judge.clips} clips of {len(test.episodes)} held-out ones"
+            f"judged on {len(test.episodes)} held-out ones ({test.hours:.2f} h)"
         )
         if index.too_short:
             self._say(f"skipped {index.too_short} x episode shorter than {config.clip_length} frames")
+        judge = Judge(test, cache.open(test), self.device) if self.main else None
         return {**record, **self._train(key, index, cache.open(train), train, judge)}
 
     def _open(self, folder: Path, description: ModelDescription) -> Dataset:
-        data = Dataset.open(folder)
+        from tqdm import tqdm
+
+        with tqdm(unit="shard", desc="verify", disable=not self.main) as bar:
+
+            def on_shard(done: int, total: int) -> None:
+                bar.total = total
+                bar.update()
+
+            data = Dataset.open(folder, on_shard=on_shard)
         if data.image_size != description.image_size:
             raise InputError(
                 f"{folder}: holds frames of {data.image_size} pixels, model {description.name!r} "
@@ -228,9 +236,8 @@ class Session:
     def _encode(self, cache: LatentCache, data: Dataset, model: WorldModel) -> None:
         from tqdm import tqdm
 
-        missing = cache.missing_frames(data)
-        silent = not missing or not self.main
-        with tqdm(total=missing // self.processes, unit="frame", desc="encode", disable=silent) as bar:
+        total = sum(shard.shape("images")[0] for shard in data.shards) // self.processes
+        with tqdm(total=total, unit="frame", desc="latents", disable=not self.main) as bar:
             report = cache.fill(
                 data,
                 model.encoder,
@@ -246,7 +253,7 @@ class Session:
             self._say(f"{report.damaged_files} damaged files of cached latents were made again")
 
     def _train(
-        self, key: str, index: ClipIndex, latents: Latents, train: Dataset, judge: Judge
+        self, key: str, index: ClipIndex, latents: Latents, train: Dataset, judge: Judge | None
     ) -> dict[str, Any]:
         request, config = self.request, self.request.config
         model = WorldModel.load(request.model, device="cpu", dtype="float32")
@@ -259,11 +266,15 @@ class Session:
         )
         try:
             engine = AcceleratedEngine(self.accelerator, stage.objective, METRICS)
-            run = RunDescription(str(request.model), weights, key, train.identity, config)
-            keeper = BestKeeper(stage, judge, request.out)
+            run = RunDescription(_lasting(request.model), weights, key, train.identity, config)
             before: dict[str, float] = {}
-            if self.main:
-                write_run(request.out, run, {"data_set": summary(train), "name": model.description.name})
+            keeper = None
+            if judge is not None:
+                keeper = BestKeeper(stage, judge, request.out)
+                if not (
+                    request.out / LAST
+                ).exists():  # else it may be another run's, which is refused below
+                    write_run(request.out, run, {"data_set": summary(train)})
                 before = keeper.before()
                 self._say("before: " + figures_line(before))
             optimise(
@@ -286,3 +297,9 @@ class Session:
 def figures_line(figures: dict[str, float]) -> str:
     """Held-out figures for people."""
     return "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+
+
+def _lasting(model: str) -> str:
+    """The model's name, or its path such that it can be found from elsewhere."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model

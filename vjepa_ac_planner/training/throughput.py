@@ -40,8 +40,9 @@ def measure(
         warm_up: before them.
 
     Returns:
-        Seconds of a step (median), clips, frames and model FLOP per second (three times the forward
-        pass, whatever is computed again), peak memory beside what was estimated, and the losses.
+        Seconds of a step (median), by the clock and of all this process's threads; clips, frames and
+        model FLOP per second (three times the forward pass, whatever is computed again); peak memory
+        beside what was estimated; the losses.
     """
     torch.manual_seed(0)
     model = new_predictor(predictor, config.loop.seed)
@@ -52,11 +53,11 @@ def measure(
     optimiser = torch.optim.AdamW(trained.values(), lr=1e-5)
     batch = _random_clips(config, predictor, device)
     parts = config.parts(1)
-    times, losses = [], []
+    times, cpu_times, losses = [], [], []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(warm_up + steps):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         total = 0.0
         for _ in range(parts):
             loss = objective(*batch)[0] / parts
@@ -67,6 +68,7 @@ def measure(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begin)
+        cpu_times.append(time.process_time() - cpu_begin)
         losses.append(total)
     seconds = sorted(times[warm_up:])[steps // 2]
     flops = 3 * forward_flops(config, predictor) * config.batch
@@ -74,6 +76,7 @@ def measure(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in trained.values()),
         "step_s": seconds,
+        "step_cpu_s": sorted(cpu_times[warm_up:])[steps // 2],
         "steps_timed": steps,
         "clips_per_s": config.batch / seconds,
         "frames_per_s": config.batch * config.clip_length / seconds,
