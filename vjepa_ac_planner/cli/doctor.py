@@ -115,7 +115,7 @@ def torch() -> Check:
             f"cannot be imported: {_first_line(error)}",
             "reinstall: pip install --force-reinstall torch transformers",
         )
-    from vjepa_ac_planner.cli.measure import matmul_flops, pretty_flops
+    from vjepa_ac_planner.bench.device import matmul_flops, pretty_flops
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = (
