@@ -243,13 +243,28 @@ def test_the_safety_layer_sees_the_surprise():
 
 
 def test_a_plan_that_gains_nothing_from_here_is_made_again():
-    """At the goal the arm stands still because of a plan from the real frame, as without a pipeline."""
+    """The arm is carried past where the plan leads: a new one, from there, decides."""
+
+    class Carried(Arm):
+        def finish(self):
+            super().finish()
+            self.state[:3] = TARGET + np.array((0.0, 0.03, 0.0))
+
+    world = Carried()
+    trusting = PipelineConfig(max_surprise=100.0, max_deviation=0.5)
+    planner, pipeline, loop = pieces(world, config=trusting)
+    episode = loop.run(pipeline, 2)
+    assert pipeline.fates == {"no gain": 1}
+    np.testing.assert_array_equal(planner.asked[2][0].state.vector, world.state)
+    assert episode.steps[1].moved
+    assert np.linalg.norm(episode.steps[1].command.target[:3] - TARGET) < 0.015
+
+
+def test_at_the_goal_it_settles_as_without_a_pipeline():
     world = Arm((*TARGET, *START[3:]))
-    planner, pipeline, loop = pieces(world)
+    _, pipeline, loop = pieces(world)
     assert loop.run(pipeline, 20).stop_reason == "settled"
     assert world.commands[-1].kind == "hold"
-    last_asked = planner.asked[-1][0]
-    np.testing.assert_array_equal(last_asked.state.vector, world.state)
 
 
 def test_nothing_is_planned_while_the_arm_holds():
