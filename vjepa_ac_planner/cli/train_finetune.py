@@ -175,7 +175,7 @@ def run_bench(args: argparse.Namespace) -> int:
     """Time steps, and compare with what was estimated and with the device's best."""
     import torch
 
-    from vjepa_ac_planner.cli.measure import matmul_flops, pretty_flops
+    from vjepa_ac_planner.bench.device import matmul_flops, pretty_flops
     from vjepa_ac_planner.models import find_model
     from vjepa_ac_planner.training.throughput import measure
     from vjepa_ac_planner.world_model import choose_device
