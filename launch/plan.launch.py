@@ -25,6 +25,7 @@ ARGUMENTS = {
     "task": "task YAML with goal images (default: wait for a goal on goal_image)",
     "dry_run": "plan and check everything, move nothing: true or false (default: the profile's)",
     "record": "folder into which every run is recorded as a bag; true takes ./recordings",
+    "pipelined": "make the next plan while the arm moves: true or false (default: false)",
     "autostart": "configure and activate at start: true or false (default: true)",
     "run_when_ready": "begin without ~/set_enabled; in a dry run only (default: false)",
     "use_sim_time": "take time from /clock: true or false (default: that of sim)",
@@ -55,7 +56,7 @@ def start(context: LaunchContext) -> list[Action]:
     parameters: dict[str, object] = {
         name: given[name] for name in ("robot", "model", "task", "record") if given[name]
     }
-    for name in ("dry_run", "autostart", "run_when_ready"):
+    for name in ("dry_run", "pipelined", "autostart", "run_when_ready"):
         if given[name]:
             parameters[name] = truth(name, given[name])
     if sim:

@@ -82,7 +82,7 @@ def test_the_simulators_launch_offers_every_parameter_with_its_default() -> None
 
 def test_the_planners_launch_has_the_arguments_that_are_documented() -> None:
     names = (
-        "config robot model task dry_run record use_sim_time autostart run_when_ready "
+        "config robot model task dry_run pipelined record use_sim_time autostart run_when_ready "
         "sim sim_task namespace python"
     )
     assert set(arguments("plan")) == set(names.split())
@@ -98,7 +98,9 @@ def test_the_robot_is_added_when_asked_for() -> None:
     assert len(started("plan", sim="true")) == 2
 
 
-@pytest.mark.parametrize("name", ["sim", "autostart", "run_when_ready", "dry_run", "use_sim_time"])
+@pytest.mark.parametrize(
+    "name", ["sim", "autostart", "run_when_ready", "dry_run", "pipelined", "use_sim_time"]
+)
 def test_a_truth_value_is_never_guessed(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: received 'maybe', allowed true, false"):
         started("plan", **{name: "maybe"})
