@@ -23,7 +23,7 @@ from vjepa_ac_planner.sim.evaluate import (
     wilson_interval,
 )
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim
-from vjepa_ac_planner.sim.protocol import PROTOCOLS, Protocol, goal_chain, loop_config
+from vjepa_ac_planner.sim.protocol import PROTOCOLS, Protocol, goal_chain, loop_config, max_steps
 from vjepa_ac_planner.sim.tasks import Task, make_task
 from vjepa_ac_planner.types import Command, Goal, Observation, Plan
 
@@ -60,7 +60,8 @@ def trial(sim: PandaSim, name: str, seed: int, protocol: Protocol) -> TrialResul
     task = make_task(name, seed, sim, sub_goals=protocol.sub_goals)
     chain = goal_chain(task, protocol)
     loop = loop_config(task, protocol, seed)
-    return run_trial(sim, task, KnowingPlanner(task, chain), chain, loop=loop)[0]
+    most = max_steps(task, protocol)
+    return run_trial(sim, task, KnowingPlanner(task, chain), chain, max_steps=most, loop=loop)[0]
 
 
 def test_a_planner_that_is_right_reaches_every_goal(sim: PandaSim) -> None:
@@ -78,11 +79,11 @@ def test_a_planner_that_is_right_reaches_every_goal(sim: PandaSim) -> None:
 @pytest.mark.parametrize(
     "task", ["grasp_cup", "grasp_box", "reach_with_object", "pick_place_cup", "pick_place_box"]
 )
-@pytest.mark.parametrize("gripper", ["settle_first", "schedule"])
+@pytest.mark.parametrize(("gripper", "sub_goals"), [("settle_first", "fine"), ("schedule", "paper")])
 def test_the_goal_logic_solves_every_task_for_a_planner_that_is_right(
-    sim: PandaSim, task: str, gripper: str
+    sim: PandaSim, task: str, gripper: str, sub_goals: str
 ) -> None:
-    protocol = Protocol(gripper=gripper)  # type: ignore[arg-type]
+    protocol = Protocol(gripper=gripper, sub_goals=sub_goals)  # type: ignore[arg-type]
     result = trial(sim, task, 0, protocol)
     assert (result.cause, result.success) == ("", True)
 

@@ -8,7 +8,7 @@ import pytest
 
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.sim.panda import PandaSim
-from vjepa_ac_planner.sim.protocol import PROTOCOLS, Protocol, goal_chain, loop_config
+from vjepa_ac_planner.sim.protocol import PROTOCOLS, Protocol, goal_chain, loop_config, max_steps
 from vjepa_ac_planner.sim.tasks import make_task
 
 LONG, PAPER = PROTOCOLS["long"], PROTOCOLS["paper"]
@@ -58,6 +58,13 @@ def test_with_energy_a_goal_is_left_when_nothing_is_gained(sim: PandaSim) -> Non
     chain = goal_chain(task, LONG)
     assert [chain.update(0.5, float(i), settled=True) is not None for i in range(3)] == [True] * 3
     assert loop_config(task, LONG, 0).settled_holds is not None
+
+
+def test_where_the_energy_decides_a_sub_goal_has_some_steps_to_spare(sim: PandaSim) -> None:
+    task = make_task("pick_place_cup", 1, sim)
+    assert (max_steps(task, PAPER), max_steps(task, replace(PAPER, switch="energy"))) == (22, 34)
+    for name in ("reach", "reach_with_object"):
+        assert max_steps(make_task(name, 1, sim), LONG) == 12
 
 
 def test_a_reach_is_one_goal_that_is_never_left(sim: PandaSim) -> None:

@@ -20,7 +20,7 @@ from vjepa_ac_planner.planning.presets import PlannerConfig
 from vjepa_ac_planner.sim.baselines import PixelOracleModel, RandomPlanner
 from vjepa_ac_planner.sim.evaluate import TrialResult, run_oracle, run_trial
 from vjepa_ac_planner.sim.panda import PandaSim, SimConfig
-from vjepa_ac_planner.sim.protocol import Protocol, goal_chain, loop_config
+from vjepa_ac_planner.sim.protocol import Protocol, goal_chain, loop_config, max_steps
 from vjepa_ac_planner.sim.tasks import Task, make_task
 from vjepa_ac_planner.world_model import WorldModel
 
@@ -114,7 +114,10 @@ class Runner:
                 if self._on_step is not None:
                     self._on_step(step, self.sim)
 
-            result, episode = run_trial(self.sim, task, policy, goals, loop=loop, on_step=on_step)
+            steps = max_steps(task, protocol)
+            result, episode = run_trial(
+                self.sim, task, policy, goals, max_steps=steps, loop=loop, on_step=on_step
+            )
             if recorder is not None:
                 recorder.end(episode.final)
         return result

@@ -12,6 +12,9 @@ from vjepa_ac_planner.sim.stages import Stage
 from vjepa_ac_planner.sim.tasks import SubGoals, Task
 from vjepa_ac_planner.types import Goal, RobotState
 
+GRACE = 4
+"""Steps beyond its own that a sub-goal may take where the energy decides when to leave it."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -21,8 +24,8 @@ class Protocol:
     """The paper's goal images (grasped; grasped, near, placed), or finer ones (above, grasped, lifted,
     near, placed)."""
     switch: Literal["steps", "energy"] = "energy"
-    """Whether a sub-goal is left after its number of steps, or as soon as no plan gains anything more;
-    its steps are then the most it may take."""
+    """Whether a sub-goal is left after its number of steps, or as soon as no plan gains anything more, at
+    the latest four steps after that."""
     gripper: Literal["plan", "settle_first", "schedule"] = "schedule"
     """Whether the gripper is searched together with the arm (the paper); alone, once the arm has nothing
     to gain; or is told to close or open then, as the small models' energy hardly sees it."""
@@ -69,11 +72,22 @@ def goal_chain(task: Task, protocol: Protocol) -> GoalChain:
 
 def _sub_goal(goal: Goal, stage: Stage, protocol: Protocol) -> SubGoal:
     until = SwitchRule(
-        max_steps=stage.steps,
+        max_steps=_most_steps(stage, protocol),
         settled_steps=1 if protocol.switch == "energy" else None,
         settled_below=protocol.settled_below,
     )
     return SubGoal(goal, until, _gripper(stage, protocol), protocol.full_grip)
+
+
+def max_steps(task: Task, protocol: Protocol) -> int:
+    """Steps of a whole trial at most."""
+    if len(task.goals) == 1 and not task.stages[0].grip:  # a reach, which is never left
+        return task.max_steps
+    return sum(_most_steps(stage, protocol) for stage in task.stages)
+
+
+def _most_steps(stage: Stage, protocol: Protocol) -> int:
+    return stage.steps + (GRACE if protocol.switch == "energy" else 0)
 
 
 def _gripper(stage: Stage, protocol: Protocol) -> Gripper:

@@ -21,7 +21,7 @@ class Stage:
     script: Callable[[PandaSim], oracle.Script] = field(repr=False)
     """Brings it about, from where the stage before ended."""
     steps: int
-    """Steps that a planner is given for it."""
+    """Steps that a planner is given for it, by count; where the energy decides, a few more."""
     grip: Literal["", "close", "open"] = ""
     """What becomes of the gripper on the way, if anything."""
 
@@ -49,12 +49,11 @@ def stages(
     if task.startswith("reach"):
         return (_reach("reach" if task == "reach" else "carried", target, thing),)
     assert thing is not None
-    fine = sub_goals == "fine"
-    parts = _fine_grasp(thing) if fine else (_grasp(thing),)
+    parts = _fine_grasp(thing) if sub_goals == "fine" else (_grasp(thing),)
     if task.startswith("grasp"):
         return parts
     assert spot is not None
-    release = Stage("placed", lambda sim: oracle.put_down(sim, spot), 8 if fine else 6, "open")
+    release = Stage("placed", lambda sim: oracle.put_down(sim, spot), 6, "open")
     return (*parts, Stage("near", lambda sim: oracle.carry(sim, spot), 10), release)
 
 
@@ -70,7 +69,7 @@ def _grasp(thing: str) -> Stage:
 
 def _fine_grasp(thing: str) -> tuple[Stage, ...]:
     return (
-        Stage("above", lambda sim: oracle.hover(sim, thing), 6),
-        Stage("grasped", lambda sim: oracle.take(sim, thing), 8, "close"),
-        Stage("lifted", lambda sim: oracle.lift(sim), 5),
+        Stage("above", lambda sim: oracle.hover(sim, thing), 5),
+        Stage("grasped", lambda sim: oracle.take(sim, thing), 6, "close"),
+        Stage("lifted", lambda sim: oracle.lift(sim), 4),
     )
