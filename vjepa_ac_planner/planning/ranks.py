@@ -26,7 +26,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vjepa_ac_planner.errors import DeviceMemoryError, NotReadyError, PlannerError, PlanningError
+from vjepa_ac_planner.errors import (
+    DeviceMemoryError,
+    MissingDependencyError,
+    NotReadyError,
+    PlannerError,
+    PlanningError,
+)
 
 _DONE, _NO_MEMORY, _FAILED = range(3)
 _TEXT = 512
@@ -51,7 +57,12 @@ def meet(patience_s: float) -> dist.ProcessGroup:
 
     Raises:
         NotReadyError: not all of them came.
+        MissingDependencyError: this build of PyTorch cannot connect processes.
     """
+    if not dist.is_available():
+        raise MissingDependencyError(
+            "torch.distributed: this build of PyTorch lacks it; install another, or start one process"
+        )
     patience = timedelta(seconds=patience_s)
     try:
         if dist.is_initialized():
