@@ -13,6 +13,8 @@ import torch
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.config import from_mapping
 from vjepa_ac_planner.errors import CheckpointError, ConfigError, InputError, PlannerError
+from vjepa_ac_planner.nn.checkpoint import save_model
+from vjepa_ac_planner.nn.encoder import FrameEncoder
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig, latent_norm
 from vjepa_ac_planner.training.alignment import aligned_encoder
 from vjepa_ac_planner.training.data import PlayData, rewrap_roll
@@ -273,3 +275,21 @@ def test_a_recipe_whose_stages_differ_is_refused(recipe) -> None:
                 recipe.encoder, encoder=dataclasses.replace(recipe.encoder.encoder, depth=2)
             ),
         )
+
+
+def test_a_recipe_may_go_on_from_a_model_and_needs_no_first_stage(recipe, play, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = recipe.model
+    encoder, predictor = FrameEncoder(model.encoder), ActionConditionedPredictor(model.predictor)
+    save_model(tmp_path / "old", model, encoder.state_dict(), predictor.state_dict())
+    old = str(tmp_path / "old")
+    going_on = dataclasses.replace(
+        recipe,
+        alignment=dataclasses.replace(recipe.alignment, start_from=old),
+        predictor=dataclasses.replace(recipe.predictor, start_from=old),
+    )
+    run = tmp_path / "run"
+    run_alignment(going_on, play, play, run)
+    run_predictor(going_on, play, play, run)
+    figures = run_evaluate(going_on, play, run)
+    assert "one_step" in figures and "ranking_masked_encoder" not in figures

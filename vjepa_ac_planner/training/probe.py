@@ -117,7 +117,8 @@ class ReadOut:
     def __init__(self, config: ProbeConfig, latents: Tensor, targets: Tensor) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.latents, self.targets = config, latents, targets
-        self.probe = AttentiveProbe(config, *latents.shape[1:], targets.shape[1])
+        tokens, dim = latents.shape[1:]
+        self.probe = AttentiveProbe(config, tokens, dim, targets.shape[1])
         self.probe.offset.copy_(targets.nanmean(dim=0))
         spread = (targets - self.probe.offset).square().nanmean(dim=0).sqrt()
         self.probe.scale.copy_(spread.clamp(min=1e-6))

@@ -34,12 +34,12 @@ def run_encoder(recipe: Recipe, data: Path, run: Path) -> None:
 
 
 def run_alignment(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
-    """Stage 2, from the encoder of stage 1."""
+    """Stage 2, from the encoder of stage 1 or of the model that the recipe names."""
     quick = PlayData.load(test, episodes=QUICK_EPISODES)
     train_alignment(
         recipe.alignment,
         _play(data, recipe),
-        pretrained_encoder(run / "encoder"),
+        None if recipe.alignment.start_from else pretrained_encoder(run / "encoder"),
         run / "alignment",
         lambda encoder: encoder_figures(encoder, quick)[0],
     )
@@ -60,24 +60,26 @@ def run_predictor(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
 
 
 def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
-    """All figures on all held-out episodes, the encoder of stage 1 and the baselines beside them."""
+    """All figures on all held-out episodes, the encoder of stage 1 (if any) and the baselines beside them."""
     data = PlayData.load(test)
     encoder = frozen_encoder(recipe, run)
     result, latents = encoder_figures(encoder, data)
     predictor = trained_predictor(recipe.predictor, run / "predictor")
     errors = prediction_errors(predictor, latents, data)
 
-    young = FrameEncoder(recipe.model.encoder)
-    young.vit.load_state_dict(pretrained_encoder(run / "encoder"))
-    after_masking, _ = encoder_figures(young, data)
+    before = {}
+    if recipe.alignment.start_from is None:
+        young = FrameEncoder(recipe.model.encoder)
+        young.vit.load_state_dict(pretrained_encoder(run / "encoder"))
+        after_masking, _ = encoder_figures(young, data)
+        before = {f"{name}_masked_encoder": after_masking[name] for name in ("ranking", "probe_m")}
     torch.manual_seed(recipe.encoder.loop.seed)
     baselines = baseline_figures(FrameEncoder(recipe.model.encoder), data)
     return {
         **result,
         **errors,
         **baselines,
-        "ranking_masked_encoder": after_masking["ranking"],
-        "probe_m_masked_encoder": after_masking["probe_m"],
+        **before,
         "held_out_episodes": len(data),
     }
 
