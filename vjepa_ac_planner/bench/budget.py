@@ -79,6 +79,9 @@ def _hybrid(config: HybridConfig, evaluations: int) -> HybridConfig:
 
 
 def _shared(evaluations: int) -> tuple[int, int]:
-    """Candidates and iterations: at least eight candidates each, ten iterations at most."""
-    iterations = max(2, min(10, evaluations // 10))
+    """Candidates and iterations: about twenty candidates each, then ten iterations of more.
+
+    On tuning problems ``mppi`` came four times nearer to the best with 20 x 6 than with 16 x 5.
+    """
+    iterations = max(2, min(10, evaluations // 20))
     return evaluations // iterations, iterations
