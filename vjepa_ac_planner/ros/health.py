@@ -92,7 +92,8 @@ class Health:
             "surprise": "-" if plan is None or plan.surprise is None else plan.surprise,
         }
         if self.ahead is not None:
-            fates = ", ".join(f"{count} {fate}" for fate, count in sorted(self.ahead.items()))
+            ahead = dict(self.ahead)  # at once: the planning thread goes on counting
+            fates = ", ".join(f"{count} {fate}" for fate, count in sorted(ahead.items()))
             values["plans made ahead"] = fates or "none yet"
         level = LEVELS.get(self.state, diagnostics.OK)
         message = f"{self.state}: {self.reason}" if self.reason else self.state
