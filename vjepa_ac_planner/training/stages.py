@@ -60,7 +60,7 @@ def run_predictor(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
 
 
 def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
-    """All figures on all held-out episodes, the encoder of stage 1 (if any) and the baselines beside them."""
+    """All figures on all held-out episodes, with those of stage 1, if it was run, and the baselines."""
     data = PlayData.load(test)
     encoder = frozen_encoder(recipe, run)
     result, latents = encoder_figures(encoder, data)
