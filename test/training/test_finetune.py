@@ -172,6 +172,12 @@ def test_another_configuration_or_other_data_do_not_go_on(request_of) -> None:
     with pytest.raises(CheckpointError, match=r"another configuration \(config\.loop\.lr\)"):
         run(request_of(config=faster))
     assert (request_of().out / "run.json").read_text() == described
+    # Started again by hand, nothing of the old run is taken for the new one's.
+    (request_of().out / "state.pt").unlink()
+    (request_of().out / "previous.pt").unlink()
+    (request_of().out / "before.json").write_text("{}")
+    run(request_of())
+    assert "one_step" in (request_of().out / "before.json").read_text()
     # What changes rounding or logging only may change.
     run(request_of(config=dataclasses.replace(CONFIG, micro_batch=4, checkpoint_activations=True)))
 

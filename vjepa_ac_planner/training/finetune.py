@@ -130,9 +130,11 @@ class RunDescription:
         return plain
 
 
-def write_run(folder: Path, description: RunDescription, about: Mapping[str, Any]) -> None:
-    """Write ``run.json``; it is what the export reads."""
+def begin_run(folder: Path, description: RunDescription, about: Mapping[str, Any]) -> None:
+    """Write ``run.json``, which the export reads, and take away what another run has left behind."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (BEST, BEFORE):
+        (folder / name).unlink(missing_ok=True)
     with replacing(folder / RUN) as file:
         file.write((json.dumps({**to_mapping(description), **about}, indent=2) + "\n").encode())
 

@@ -15,7 +15,7 @@ from vjepa_ac_planner.errors import DeviceMemoryError, InputError, PlannerError
 from vjepa_ac_planner.models import ModelDescription, find_model
 from vjepa_ac_planner.training import estimate
 from vjepa_ac_planner.training.accelerated import AcceleratedEngine, make_accelerator
-from vjepa_ac_planner.training.checkpoints import LAST, content_digest
+from vjepa_ac_planner.training.checkpoints import LAST, PREVIOUS, content_digest
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset, summary
 from vjepa_ac_planner.training.finetune import (
     METRICS,
@@ -24,8 +24,8 @@ from vjepa_ac_planner.training.finetune import (
     FinetuneStage,
     Judge,
     RunDescription,
+    begin_run,
     best_figures,
-    write_run,
 )
 from vjepa_ac_planner.training.latents import LatentCache, Latents, encoder_key
 from vjepa_ac_planner.training.loop import optimise
@@ -271,10 +271,9 @@ class Session:
             keeper = None
             if judge is not None:
                 keeper = BestKeeper(stage, judge, request.out)
-                if not (
-                    request.out / LAST
-                ).exists():  # else it may be another run's, which is refused below
-                    write_run(request.out, run, {"data_set": summary(train)})
+                # With a checkpoint there it may be another run's folder, which is refused below.
+                if not any((request.out / name).exists() for name in (LAST, PREVIOUS)):
+                    begin_run(request.out, run, {"data_set": summary(train)})
                 before = keeper.before()
                 self._say("before: " + figures_line(before))
             optimise(
