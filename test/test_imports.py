@@ -22,7 +22,7 @@ LAYERS = (
     {"planning"},
     {"control"},
     {"bags"},
-    {"ros", "sim", "replay", "training", "report"},
+    {"ros", "sim", "replay", "training", "report", "bench"},
     {"cli", "__main__"},
 )
 """Each may import from the layers before it, and but for the rooms (the last but one) from its own."""
@@ -38,6 +38,7 @@ ALLOWED = {
 
 HEAVY = (
     "rclpy", "mujoco", "rosbags", "mcap", "h5py", "pyarrow", "av", "tqdm", "PIL", "gymnasium_robotics",
+    "peft", "accelerate", "tensorboard", "torchao",
 )  # fmt: skip
 """What extras bring; the core must do without."""
 SLOW = ("torch", "transformers", "cv2", *HEAVY)
