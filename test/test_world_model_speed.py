@@ -160,20 +160,27 @@ def test_float8_says_what_it_needs(mini_model, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"float8: cpu has no float8 products .*use bfloat16"):
         WorldModel.untrained(mini_model.description, dtype="float8")
 
-    class Weight:
-        device = torch.device("cuda:0")
-
-    class Predictor:
-        class embed:
-            weight = Weight
-
+    gpu = torch.device("cuda:0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     with pytest.raises(MissingDependencyError, match=r"compute capability 8\.9 or above"):
-        world_model.use_float8(Predictor)
+        world_model.float8_library(gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
     with pytest.raises(MissingDependencyError, match=r"needs torchao 0\.10 or later.*pip install torchao"):
-        world_model.use_float8(Predictor)
+        world_model.float8_library(gpu)
+
+
+def test_float8_is_for_the_blocks_alone(mini_model):
+    """What surrounds them is a small part of the work, and decides what latents look like."""
+    seen = []
+
+    class Torchao:
+        PerRow = staticmethod(lambda: "row by row")
+        Float8DynamicActivationFloat8WeightConfig = staticmethod(lambda granularity: granularity)
+        quantize_ = staticmethod(lambda module, config: seen.append((module, config)))
+
+    world_model.use_float8(mini_model.predictor, Torchao)
+    assert seen == [(mini_model.predictor.blocks, "row by row")]
 
 
 @pytest.mark.slow

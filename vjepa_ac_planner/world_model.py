@@ -10,6 +10,7 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -109,6 +110,7 @@ class WorldModel:
         files = find_model(name_or_path)
         path = files.require_weights()
         target = choose_device(device)
+        torchao = float8_library(target) if dtype == "float8" else None
         description = files.description
         encoder, predictor = checkpoint.load(
             checkpoint.read_weights(path),
@@ -118,8 +120,8 @@ class WorldModel:
             choose_dtype(dtype, target),
             str(path),
         )
-        if dtype == "float8":
-            use_float8(predictor)
+        if torchao is not None:
+            use_float8(predictor, torchao)
         return cls(description, encoder, predictor, compile=compile, memory_limit=memory_limit)
 
     @classmethod
@@ -135,6 +137,7 @@ class WorldModel:
     ) -> WorldModel:
         """The same architecture with random weights, for benchmarks and tests; else as :meth:`load`."""
         target = choose_device(device)
+        torchao = float8_library(target) if dtype == "float8" else None
         modules = checkpoint.build(description.encoder, description.predictor)
         generator = torch.Generator(target).manual_seed(seed)
         for module in modules:
@@ -144,8 +147,8 @@ class WorldModel:
                     parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
                 else:
                     parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        if dtype == "float8":
-            use_float8(modules[1])
+        if torchao is not None:
+            use_float8(modules[1], torchao)
         return cls(description, *modules, compile=compile, memory_limit=memory_limit)
 
     @property
@@ -280,13 +283,12 @@ class WorldModel:
         return float(free + torch.cuda.memory_reserved(self.device) - held)
 
 
-def use_float8(predictor: ActionConditionedPredictor) -> None:
-    """Let the linear layers of the blocks multiply in float8: weights converted once, inputs as they come.
+def float8_library(device: torch.device) -> ModuleType:
+    """What quantises to float8.
 
     Raises:
         MissingDependencyError: the device has no float8 products, or torchao is not installed.
     """
-    device = predictor.embed.weight.device
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     if capability < (8, 9):
         raise MissingDependencyError(
@@ -294,11 +296,15 @@ def use_float8(predictor: ActionConditionedPredictor) -> None:
             "8.9 or above: Ada, Hopper, Blackwell); use bfloat16 or auto"
         )
     try:
-        torchao = importlib.import_module("torchao.quantization")
+        return importlib.import_module("torchao.quantization")
     except ImportError as error:
         raise MissingDependencyError(
             "dtype float8: needs torchao 0.10 or later, which is not installed: pip install torchao"
         ) from error
+
+
+def use_float8(predictor: ActionConditionedPredictor, torchao: ModuleType) -> None:
+    """Let the linear layers of the blocks multiply in float8: weights converted now, inputs as they come."""
     config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
     torchao.quantize_(predictor.blocks, config)
 

@@ -57,8 +57,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="precision of the model (default: %(default)s, what suits the device)",
+        choices=("auto", "float32", "bfloat16", "float8"),
+        help="precision of the model (default: %(default)s, what suits the device; float8 needs torchao "
+        "and a GPU that has it)",
     )
 
 
