@@ -304,7 +304,7 @@ def float8_library(device: torch.device) -> ModuleType:
 
 
 def use_float8(predictor: ActionConditionedPredictor, torchao: ModuleType) -> None:
-    """Let the linear layers of the blocks multiply in float8: weights converted now, inputs as they come."""
+    """Let the blocks' linear layers multiply in float8: weights converted now, inputs as they come."""
     config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
     torchao.quantize_(predictor.blocks, config)
 
