@@ -107,6 +107,7 @@ setup(
         "training": TRAINING,
         "bags": BAGS,
         "convert": CONVERT,
+        "float8": ["torchao>=0.10"],  # on a GPU of compute capability 8.9 or above
         "ros": ROS,
         "dev": DEV,
     },
