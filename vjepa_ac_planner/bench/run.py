@@ -140,7 +140,8 @@ class Bench:
             for name in names
             if name != "float8"
         }
-        self._peaks.setdefault("float8", self._peaks["bfloat16"])
+        if self.name == "float8":
+            self._peaks["float8"] = self._peaks["bfloat16"]  # a share above 100 % is what float8 is for
         record["matmul_tflops"] = {name: peak / 1e12 for name, peak in self._peaks.items()}
         todo = [name for name in WEIGHTS if name in config.sections and self._has_part(name)]
         for number, name in enumerate(todo):
@@ -160,7 +161,7 @@ class Bench:
         """By horizon in the model's own dtype, and at the first horizon in the others."""
         horizons = self.config.horizons[:3] if self.config.quick else self.config.horizons
         cells = [(self.name, h) for h in horizons]
-        cells += [(name, horizons[0]) for name in self._peaks if name not in (self.name, "float8")]
+        cells += [(name, horizons[0]) for name in self._peaks if name != self.name]
         by_horizon: dict[str, dict[str, Any]] = {}
 
         def cell(of: tuple[str, int], share: Budget) -> dict[str, Any]:
