@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from vjepa_ac_planner import __version__
-from vjepa_ac_planner.cli import bag, bench, demo, doctor, models, plan, replay, ros, sim, train
+from vjepa_ac_planner.cli import bag, bench, demo, doctor, models, plan, problems, replay, ros, sim, train
 from vjepa_ac_planner.cli.console import complain
 from vjepa_ac_planner.errors import PlannerError
 
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vjepa-ac {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for module in (demo, plan, replay, bag, ros, sim, train, models, doctor, bench):
+    for module in (demo, plan, replay, bag, ros, sim, train, models, doctor, bench, problems):
         module.add_parser(commands)
     return parser
 
