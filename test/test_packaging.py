@@ -23,7 +23,7 @@ NAME = "vjepa_ac_planner"
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    "models/panda-sim/README.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "models").glob("*/README.md"))),
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))),
 )
 

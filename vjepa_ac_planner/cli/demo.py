@@ -52,8 +52,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the episodes, write the page, and say where it is."""
-    from vjepa_ac_planner.cli.trial import make_simulation
     from vjepa_ac_planner.cli.recording import Recorder
+    from vjepa_ac_planner.cli.trial import make_simulation
     from vjepa_ac_planner.planning.planner import Planner
     from vjepa_ac_planner.planning.presets import PlannerConfig
     from vjepa_ac_planner.report.html import render
