@@ -35,11 +35,11 @@ WEIGHTS: Mapping[str, float] = {
 }
 """Sections in their order, and the share of the time that each may take."""
 USUAL = ("engine", "encoder", "ratio", "presets", "curve", "scaling")
-QUICK_SECONDS, SECONDS = 32.0, 300.0
+QUICK_SECONDS, SECONDS = 40.0, 300.0
 LEAST = 0.2
 """A section with less time than this is left out, and named in the record [s]."""
-ALWAYS = ("engine", "presets")
-"""Sections that are never left out: one measurement, and estimates from it, take little time."""
+ALWAYS = ("engine", "ratio", "presets")
+"""Sections that are never left out: one round of few candidates, and estimates from it, are soon done."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer figures, in less than 50 s")
     parser.add_argument(
-        "--seconds", type=at_least(5), help="about how long to measure (default: 300, with --quick 32)"
+        "--seconds", type=at_least(5), help="about how long to measure (default: 300, with --quick 40)"
     )
     parser.add_argument(
         "--reference",
@@ -103,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     if args.json:
         write_json(args.json, record)
-    if args.plot:
+    if args.plot and "scaling" in record["skipped"]:
+        say(f"{args.plot}: not drawn, since no time was left for the scaling")
+    elif args.plot:
         with replacing(args.plot) as path:
             bench.plot(record, path)
     return 0
