@@ -68,7 +68,7 @@ def test_the_wheel_names_its_script_extras_and_python(wheel):
     assert metadata["Version"] == vjepa_ac_planner.__version__
     assert metadata["Requires-Python"] == ">=3.10"
     assert set(metadata.get_all("Provides-Extra")) == {
-        "ros", "sim", "bags", "convert", "training", "dev", "test",
+        "ros", "sim", "bags", "convert", "training", "float8", "dev", "test",
     }  # fmt: skip
     base = [line for line in metadata.get_all("Requires-Dist") if "extra" not in line]
     names = {re.match(r"[\w-]+", line)[0].lower() for line in base}
