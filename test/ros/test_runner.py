@@ -165,8 +165,9 @@ def guarded(answer, arrived=None):
 
 def test_a_plan_goes_through_with_its_options_and_is_timed():
     planner, model, told, plans = guarded("plan", time.monotonic() - 0.2)
-    assert planner.plan("seen", "goal", warm_start="before", deadline_s=0.5, seed=7, gripper="only") == "plan"
-    options = {"warm_start": "before", "deadline_s": 0.5, "seed": 7, "cancel": None, "gripper": "only"}
+    options = {"warm_start": "before", "deadline_s": 0.5, "seed": 7, "gripper": "only"}
+    assert planner.plan("seen", "goal", **options) == "plan"
+    options["cancel"] = None
     assert model.asked == [("seen", "goal", options)]
     assert (told, plans, planner.failures, len(planner.seconds)) == ([], ["plan"], 0, 1)
     assert planner.waits[0] == pytest.approx(0.2, abs=0.1)
