@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vjepa_ac_planner.control.goals import SubGoal, SwitchRule
-from vjepa_ac_planner.control.gripping import GRIP_STEPS, decide, full_grip, grip_target
+from vjepa_ac_planner.control.gripping import GRIP_STEPS, decide, full_grip
 from vjepa_ac_planner.types import Frame, Goal, Plan, RobotState
 
 STATE = RobotState(np.array([0.5, 0.0, 0.3, 3.1, 0.0, -0.7, 0.3]))
@@ -89,12 +89,6 @@ def test_full_grip_goes_all_the_way_and_leaves_the_arm_alone():
     assert STATE.gripper + opening.action[6] == pytest.approx(0.0)
     untouched = plan(move=0.01)
     assert full_grip(untouched, STATE) is untouched
-
-
-def test_a_grip_leaves_the_arm_where_it_is():
-    target = grip_target(STATE, 1.0)
-    np.testing.assert_array_equal(target[:6], STATE.vector[:6])
-    assert target[6] == 1.0
 
 
 def test_an_imagined_gain_from_opening_what_is_open_is_none():

@@ -422,3 +422,35 @@ def test_an_arm_without_a_fresh_state_or_that_does_not_listen_is_not_ready():
     assert layer.unready(state, 100.3, None) == "max_state_age: 0.300 s, allowed 0.200 s (hold)"
     assert "user_stopped" in layer.unready(state, 100.1, RobotStatus(mode="user_stopped"))
     assert layer.paused is None  # asking is not judging
+
+
+def test_fingers_on_schedule_move_alone_where_the_arm_has_nothing_to_gain():
+    nothing = planned(energy=0.5)
+    assert "plan energy" in SafetyLayer(CONFIG).judge(nothing, observe(), 100.1).command.reason
+    command = SafetyLayer(CONFIG).judge(nothing, observe(), 100.1, grip=1.0).command
+    assert command.kind == "move"
+    np.testing.assert_allclose(command.target, [*HOME[:6], 1.0], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("said", "plan", "seen", "status"),
+    [
+        ("max_plan_age", planned(stamp=98.0), observe(), None),
+        ("max_image_age", planned(), observe(image_stamp=98.0), None),
+        ("max_state_age", planned(), observe(stamp=99.0, image_stamp=100.0), None),
+        ("max_surprise", planned(surprise=1e3), observe(), None),
+        ("energies", planned(energy=float("nan")), observe(), None),
+        ("reflex", planned(), observe(), RobotStatus(mode="reflex")),
+        ("publishers", planned(), observe(), RobotStatus(command_publishers=2)),
+    ],
+)
+def test_fingers_on_schedule_pass_every_other_check_of_a_plan(said, plan, seen, status):
+    config = replace(CONFIG, max_surprise=0.5)
+    verdict = SafetyLayer(config).judge(plan, seen, 100.1, status, paired=False, grip=1.0)
+    assert verdict.command.kind == "hold" and said in verdict.command.reason
+    assert verdict.command.target[6] == pytest.approx(HOME[6])
+
+
+@pytest.mark.parametrize("grip", [float("nan"), float("inf")])
+def test_fingers_are_not_sent_to_what_is_no_closedness(grip):
+    assert SafetyLayer(CONFIG).judge(planned(), observe(), 100.1, grip=grip).command.kind == "hold"

@@ -14,7 +14,7 @@ import numpy as np
 
 from vjepa_ac_planner.control.goals import SubGoal
 from vjepa_ac_planner.planning.proposals import GripperSearch
-from vjepa_ac_planner.types import FloatArray, Plan, RobotState
+from vjepa_ac_planner.types import Plan, RobotState
 
 GRIP_STEPS = 3
 """Steps in a row that are given to the gripper alone: it has come to where it can by then."""
@@ -72,11 +72,6 @@ def full_grip(plan: Plan, state: RobotState) -> Plan:
     actions = np.array(plan.actions)
     actions[0, 6] = (1.0 if change > 0 else 0.0) - state.gripper
     return replace(plan, actions=actions)
-
-
-def grip_target(state: RobotState, closedness: float) -> FloatArray:
-    """[7] the arm where it is, the gripper at ``closedness``."""
-    return np.append(state.vector[:6], closedness)
 
 
 def _possible(plan: Plan, state: RobotState) -> float:

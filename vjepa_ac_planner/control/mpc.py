@@ -15,7 +15,7 @@ from torch import Tensor
 from vjepa_ac_planner.config import check_range, check_ranges, ranged
 from vjepa_ac_planner.control.environment import Environment, MovesOn, ReportsStatus, RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
-from vjepa_ac_planner.control.gripping import GRIP_STEPS, Decision, decide, full_grip, grip_target
+from vjepa_ac_planner.control.gripping import GRIP_STEPS, Decision, decide, full_grip
 from vjepa_ac_planner.control.limits import Finding
 from vjepa_ac_planner.control.safety import SafetyLayer, Verdict
 from vjepa_ac_planner.errors import PlannerError
@@ -269,14 +269,10 @@ class RecedingHorizon:
     ) -> Verdict:
         if decision is None:
             return self._judge(environment, None, observation, error)
-        if decision.grip is not None:
-            state = environment.newest().state if isinstance(environment, MovesOn) else observation.state
-            target = grip_target(state, decision.grip)
-            return self.safety.toward(target, state, self._now(observation), _status(environment))
         plan = decision.plan
         if self.goals.sub_goal.full_grip:
             plan = full_grip(plan, observation.state)
-        return self._judge(environment, plan, observation, error)
+        return self._judge(environment, plan, observation, error, decision.grip)
 
     def _switch(self, step: Step, decision: Decision, steps: deque[Step]) -> str | None:
         """Why the goal is left after this step, if it is."""
@@ -291,13 +287,18 @@ class RecedingHorizon:
         return reason
 
     def _judge(
-        self, environment: Environment, plan: Plan | None, observation: Observation, failure: str
+        self,
+        environment: Environment,
+        plan: Plan | None,
+        observation: Observation,
+        failure: str,
+        grip: float | None = None,
     ) -> Verdict:
         moved_on = isinstance(environment, MovesOn)
         if isinstance(environment, MovesOn):
             observation = environment.newest()
         now, status = self._now(observation), _status(environment)
-        return self.safety.judge(plan, observation, now, status, failure, paired=not moved_on)
+        return self.safety.judge(plan, observation, now, status, failure, paired=not moved_on, grip=grip)
 
     def _now(self, observation: Observation) -> float:
         if self._clock is not None:

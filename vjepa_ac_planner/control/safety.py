@@ -162,6 +162,7 @@ class SafetyLayer:
         failure: str = "",
         *,
         paired: bool = True,
+        grip: float | None = None,
     ) -> Verdict:
         """Check everything, and make a command.
 
@@ -172,6 +173,8 @@ class SafetyLayer:
             status: what the robot says about itself, if it does.
             failure: why there is no plan.
             paired: whether frame and state are of one moment, so that their skew counts.
+            grip: closedness 0..1 to go to with the arm at rest, in place of what was planned: allowed
+                because the plan finds nothing to gain, and refused for every other reason that it would be.
         """
         self._tick(now)
 
@@ -181,9 +184,12 @@ class SafetyLayer:
         if plan is None:
             stops.append(Finding("plan", failure or "none", "a plan", "hold"))
         else:
-            stops += self._doubtful(plan, now)
+            stops += self._doubtful(plan, now, moves=grip is None)
         if self._stopped(stops) or plan is None:
             return self._hold(observation.state, now, stops)
+        if grip is not None:
+            fingers = np.append(np.zeros(6), grip - observation.state.gripper)
+            return self._move(fingers, observation.state, now, keep_grip=False)
         # A grasped object keeps the fingers from closing fully: repeating a closedness that was measured
         # a while ago would let go of it. Where the gripper was never told anything, what is measured now
         # is the least change.
@@ -325,7 +331,7 @@ class SafetyLayer:
         if status.command_publishers > 1:
             yield Finding("command publishers", str(status.command_publishers), "1, this one", "pause")
 
-    def _doubtful(self, plan: Plan, now: float) -> Iterator[Finding]:
+    def _doubtful(self, plan: Plan, now: float, *, moves: bool) -> Iterator[Finding]:
         config = self.config
         yield from _age("max_plan_age", now - plan.stamp, config.max_plan_age)
         energies = (plan.energy, plan.zero_energy, plan.current_energy)
@@ -336,7 +342,7 @@ class SafetyLayer:
         if surprise is not None and bound is not None and not surprise <= bound:
             yield Finding("max_surprise", f"{surprise:.3f}", f"{bound:.3f}", "pause")
         yield from self._risen_energy(plan.current_energy)
-        if config.stand_still_when_no_better and not plan.improves:
+        if moves and config.stand_still_when_no_better and not plan.improves:
             bound = plan.zero_energy * (1.0 - plan.margin)
             yield Finding("plan energy", f"{plan.energy:.4f}", f"below {bound:.4f}, standing still", "hold")
 
