@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+import torch
+
 from vjepa_ac_planner.cli.bench import lines
 
 
@@ -33,6 +36,29 @@ def test_some_sections_of_random_weights(command, tmp_path, read_json):
     assert record["engine"]["samples"] == 4
     assert "uncached over cached" in text
     assert "presets" not in text
+
+
+def test_cpu_seconds_of_one_thread(command, tmp_path, read_json, monkeypatch):
+    out = tmp_path / "bench.json"
+    seen = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    options = ("--samples", 2, "--horizon", 1, "--seconds", 5, "--quick", "--dtype", "float32")
+    code, text, _ = command("bench", "--only", "engine", "--cpu-time", *options, "--json", out)
+    assert code == 0 and "CPU seconds of one thread" in text
+    assert seen == [1] and read_json(out)["clock"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ((), "name some of them with --only"),
+        (("--only", "presets"), "name some of them with --only"),
+        (("--only", "engine", "--threads", 2), "received --threads 2"),
+    ],
+)
+def test_cpu_seconds_are_refused_where_they_say_nothing(command, options, reason):
+    code, _, error = command("bench", "--cpu-time", *options)
+    assert code == 2 and reason in error
 
 
 def test_what_cannot_be_measured_is_refused(command, tmp_path):

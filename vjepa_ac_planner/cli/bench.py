@@ -10,6 +10,7 @@ from typing import Any
 
 from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command
 from vjepa_ac_planner.cli.console import replacing, say, table, write_json
+from vjepa_ac_planner.errors import InputError
 
 DETAILS = """\
 Figures of one run are taken in turn on the same machine, so their ratios can be trusted even where the
@@ -21,6 +22,7 @@ examples:
   vjepa-ac bench --reference ../vjepa2 --only engine ratio
   vjepa-ac bench --full-size --device cuda --json gpu.json     the whole table of a GPU
   vjepa-ac bench --only profile --samples 64
+  vjepa-ac bench --reference ../vjepa2 --only ratio --cpu-time   on a machine that is busy
 """
 
 
@@ -69,17 +71,26 @@ def add_parser(commands: Any) -> None:
         "--plans", type=at_least(1), default=20, help="plans of each preset, at most (default: %(default)s)"
     )
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="engine, encoder and ratio in CPU seconds of one thread, not in wall time: for a machine that "
+        "others use too",
+    )
     add_json(parser, "the figures")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scaling to FILE as SVG")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    begun = time.perf_counter()  # importing torch takes seconds too
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    begun = clock()  # importing torch takes seconds too
     import torch
 
     from vjepa_ac_planner.bench import run as bench
 
+    if args.cpu_time:
+        _require_one_cpu_thread(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     sections = bench.USUAL + (("targets",) if args.full_size else ())
@@ -98,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
         presets=tuple(args.preset) if args.preset else None,
         plans=args.plans,
     )
-    record = bench.Bench(config, say=say, begun=begun).run()
+    record = bench.Bench(config, say=say, clock=clock, begun=begun).run()
+    record["clock"] = "cpu" if args.cpu_time else "wall"
     for line in lines(record):
         say(line)
     if args.json:
@@ -109,6 +121,19 @@ def run(args: argparse.Namespace) -> int:
         with replacing(args.plot) as path:
             bench.plot(record, path)
     return 0
+
+
+def _require_one_cpu_thread(args: argparse.Namespace) -> None:
+    """Several threads' seconds add up, a GPU's are not among them, and plans are about wall time."""
+    from vjepa_ac_planner.world_model import choose_device
+
+    if not args.only or set(args.only) - {"engine", "encoder", "ratio"}:
+        raise InputError("--cpu-time: measures engine, encoder and ratio; name some of them with --only")
+    if args.threads not in (None, 1):
+        raise InputError(f"--cpu-time: counts one thread; received --threads {args.threads}")
+    if choose_device(args.device).type != "cpu":
+        raise InputError("--cpu-time: counts the CPU's seconds only; add --device cpu")
+    args.threads = 1
 
 
 def lines(record: dict[str, Any]) -> list[str]:
@@ -138,7 +163,10 @@ def lines(record: dict[str, Any]) -> list[str]:
         found += ["", f"curve: {record['curve_note']}"]
     if record["skipped"]:
         found += ["", f"no time was left for: {', '.join(record['skipped'])} (see --seconds)"]
-    return [*found, "", f"{record['seconds']:.0f} s in all"]
+    total = f"{record['seconds']:.0f} s in all"
+    if record.get("clock") == "cpu":
+        total += "; all times are CPU seconds of one thread"
+    return [*found, "", total]
 
 
 def _engine(section: dict[str, Any]) -> list[str]:
