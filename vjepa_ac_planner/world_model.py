@@ -50,8 +50,9 @@ class WorldModel:
         description: what the model is.
         encoder: frames to latents.
         predictor: latents, states and actions to the next latents.
-        compile: let ``torch.compile`` fuse what stands between matrix products: slower at first (see
-            :meth:`warm_up`), then faster on a GPU. On CUDA the encoder is also captured as a graph.
+        compile: let ``torch.compile`` fuse what stands between matrix products: the first two plans take
+            long, the later ones are faster on a GPU. Nothing is captured as a CUDA graph, since a graph
+            belongs to the thread that captured it, and whoever loads a model need not be who plans.
         memory_limit: most memory of a GPU that weights and a rollout together may take [bytes]; None
             takes what is free when it is first needed.
     """
@@ -74,8 +75,7 @@ class WorldModel:
             # One block's code serves all of them, so compiling takes seconds and not minutes; attention
             # between the halves is a fused kernel already, and the only part that the horizon changes.
             self._halves = Halves(torch.compile(Block.project), torch.compile(Block.finish))
-            graph = "reduce-overhead" if self.device.type == "cuda" else None
-            self._encode = torch.compile(encoder, mode=graph)
+            self._encode = torch.compile(encoder)
         self._memory_limit = memory_limit
         self._memory: float | None = None
 
@@ -157,6 +157,11 @@ class WorldModel:
         return self.predictor.embed.weight.device
 
     @property
+    def compiled(self) -> bool:
+        """Whether ``torch.compile`` fuses the networks."""
+        return self._halves is not PLAIN
+
+    @property
     def dtype(self) -> torch.dtype:
         """What latents are computed and held in."""
         return self.predictor.embed.weight.dtype
@@ -176,8 +181,7 @@ class WorldModel:
         """
         pixels = frames_to_pixels(images, self.description.image_size, self.device)
         latents: Tensor = self._encode(pixels.to(self.dtype))
-        # A captured graph writes its next answer where this one is.
-        return latents if self._encode is self.encoder else latents.clone()
+        return latents
 
     def rollout(self, z0: Tensor, s0: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Imagine the futures of K action sequences from one observation.
@@ -243,25 +247,6 @@ class WorldModel:
         latents = (horizon + 3) * config.tokens * config.latent_dim
         widest = max(2 * config.mlp_hidden, 6 * config.dim)
         return (cache + latents + tokens * (3 * config.dim + widest)) * self.dtype.itemsize
-
-    def warm_up(self, horizon: int, samples: int) -> float:
-        """Do once what every plan does, so that kernels are compiled and memory is taken beforehand.
-
-        Args:
-            horizon: H, as it will be planned with.
-            samples: candidates, as they will be scored together.
-
-        Returns:
-            How long it took [s].
-        """
-        begin = time.perf_counter()
-        size = self.description.image_size
-        # Twice: a graph is captured in the second call.
-        for _ in range(2):
-            z = self.encode(np.full((1, size, size, 3), 128, np.uint8))[0]
-            latents, _ = self.rollout(z, torch.zeros(7), torch.zeros(samples, horizon, 7))
-        latents[:1].float().sum().item()  # waits for the device
-        return time.perf_counter() - begin
 
     def _imagine(self, z0: Tensor, states: Tensor, actions: Tensor) -> Tensor:
         """[k, H, N, D] latents of some candidates, all together."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vjepa_ac_planner.control.goals import GoalChain, load_task
+from vjepa_ac_planner.errors import ConfigError, PlannerError
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig
 from vjepa_ac_planner.planning.sharded import crew
@@ -14,10 +15,11 @@ from vjepa_ac_planner.preprocess import read_image
 from vjepa_ac_planner.ros.parameters import NodeConfig
 from vjepa_ac_planner.ros.profile import RobotProfile
 from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
+from vjepa_ac_planner.world_model import choose_device
 
 
 def load_planner(config: NodeConfig, profile: RobotProfile, say: Callable[[str], None]) -> Planner:
-    """Load the model, and plan once on grey images, so that the first real plan is as fast as the rest.
+    """Load the model, and plan on grey images, so that the first real plan is as fast as the rest.
 
     Args:
         config: which model and preset.
@@ -25,11 +27,14 @@ def load_planner(config: NodeConfig, profile: RobotProfile, say: Callable[[str],
         say: told what is going on.
 
     Raises:
-        PlannerError: the model cannot be loaded, or does not belong to the profile's frame.
+        PlannerError: the model cannot be loaded or compiled, or does not belong to the profile's frame.
     """
     say(f"loading model {profile.model}")
     ranks = crew()
-    model = ranks.load(profile.model, device=config.device, dtype=config.dtype)
+    compiled = config.compile == "on" or (
+        config.compile == "auto" and choose_device(config.device).type == "cuda"
+    )
+    model = ranks.load(profile.model, device=config.device, dtype=config.dtype, compile=compiled)
     description = model.description
     preset = config.preset or description.preset
     planner = ranks.planner(model, PlannerConfig.preset(preset))
@@ -37,11 +42,24 @@ def load_planner(config: NodeConfig, profile: RobotProfile, say: Callable[[str],
     limits = profile.safety.limits
     centre = (limits.low + limits.high) / 2.0
     state = RobotState(np.concatenate((centre, (np.pi, 0.0, 0.0, 0.0))))
-    plan = planner.plan(Observation(Frame(grey), state), Goal(Frame(grey)))
+    observation, goal = Observation(Frame(grey), state), Goal(Frame(grey))
+    # Twice if compiled: code for any number of candidates is only made when a second number is met.
+    try:
+        plans = [planner.plan(observation, goal)]
+        if compiled:
+            plans.append(planner.plan(observation, goal, warm_start=plans[0]))
+    except Exception as error:
+        if not compiled or isinstance(error, PlannerError):
+            raise
+        raise ConfigError(
+            f"compile: the model could not be compiled ({type(error).__name__}: {error}); it needs a C++ "
+            "compiler, and on a GPU its libraries too; set compile to off to do without"
+        ) from error
     devices = str(model.device) if ranks.size == 1 else f"{ranks.size} devices"
+    times = ", the next ".join(f"{plan.timings['total']:.2f} s" for plan in plans)
     say(
-        f"model {description.name} on {devices}, preset {preset}: first plan took "
-        f"{plan.timings['total']:.2f} s, {plan.evaluations} candidates"
+        f"model {description.name} on {devices}, preset {preset}{', compiled' * compiled}: first plan "
+        f"took {times}, {plans[0].evaluations} candidates"
     )
     return planner
 

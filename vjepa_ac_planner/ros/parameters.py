@@ -40,7 +40,9 @@ class NodeConfig:
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1 ..."""
     dtype: str = "auto"
-    """Number format of the model: auto, bfloat16, float32."""
+    """Number format of the model: auto, bfloat16, float32, float8."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile fuses the networks, which makes configuring longer; auto: on a GPU."""
     threads: int = ranged(0, low=0, high=256)
     """CPU threads of the model; 0 leaves it to PyTorch."""
     task: str = ""
