@@ -7,7 +7,6 @@ candidates computed at a time are chosen here.
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
