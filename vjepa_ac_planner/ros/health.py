@@ -6,18 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vjepa_ac_planner.control.environment import RobotStatus
-from vjepa_ac_planner.control.goals import GoalChain
-from vjepa_ac_planner.control.limits import Finding
-from vjepa_ac_planner.control.mpc import Step
-from vjepa_ac_planner.control.pipeline import Fate
-from vjepa_ac_planner.control.safety import SafetyConfig
+from vjepa_ac_planner.control.safety import SafetyLayer
 from vjepa_ac_planner.planning.planner import PlanningModel
 from vjepa_ac_planner.ros import diagnostics
-from vjepa_ac_planner.ros.gripper import Gripper
+from vjepa_ac_planner.ros.actuation import Actuation
 from vjepa_ac_planner.ros.inputs import GRIPPER_AGE, STATUS_AGE, Topic
-from vjepa_ac_planner.ros.runner import GuardedPlanner
-from vjepa_ac_planner.ros.setpoints import SetpointThread
+from vjepa_ac_planner.ros.jobs import Jobs
+from vjepa_ac_planner.ros.status import StatusLine
 
 LEVELS = {
     "holding": diagnostics.WARN,
@@ -29,38 +24,22 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Health:
-    """What is known of the parts at one moment."""
+    """Asks the parts of a configured node how they are."""
 
-    state: str
-    """Of the session, such as ``moving``."""
-    reason: str
-    """Why it is in that state; may be empty."""
+    status: StatusLine
     topics: Mapping[str, Topic]
     """Every input by what it brings."""
-    limits: SafetyConfig
-    """The robot's."""
     model: PlanningModel
-    planner: GuardedPlanner
-    ahead: Mapping[Fate, int] | None
-    """What became of the plans made ahead; None without pipelining."""
-    goals: GoalChain | None
-    last: Step | None
-    """The newest step of any run."""
-    steps: int
-    """How many there were."""
-    enabled: bool
-    robot: RobotStatus
-    publishers: int
-    """Of commands to the arm, this node included."""
-    paused: Finding | None
-    setpoints: SetpointThread | None
-    gripper: Gripper
+    jobs: Jobs
+    safety: SafetyLayer
+    actuation: Actuation
 
     def statuses(self) -> Iterator[Any]:
         """All parts: inputs, planning, safety, setpoint stream, gripper."""
+        limits, gripper, setpoints = self.safety.config, self.actuation.gripper, self.actuation.setpoints
         bounds = {
-            "camera": self.limits.max_image_age,
-            "end-effector pose": self.limits.max_state_age,
+            "camera": limits.max_image_age,
+            "end-effector pose": limits.max_state_age,
             "gripper": GRIPPER_AGE,
             "robot state": STATUS_AGE,
         }
@@ -68,22 +47,23 @@ class Health:
             yield diagnostics.topic(topic, bounds.get(what, 0.0), required=what in bounds)
         yield self._planning()
         yield self._safety()
-        if self.setpoints is not None:
-            yield diagnostics.stream(self.setpoints.statistics, self.setpoints.period, self.setpoints.mode)
-        problem = self.gripper.problem()
+        if setpoints is not None:
+            yield diagnostics.stream(setpoints.statistics, setpoints.period, setpoints.mode)
+        problem = gripper.problem()
         level = diagnostics.WARN if problem else diagnostics.OK
-        yield diagnostics.status("gripper command", level, problem or self.gripper.status())
+        yield diagnostics.status("gripper command", level, problem or gripper.status())
 
     def _planning(self) -> Any:
-        planner, goals = self.planner, self.goals
-        plan = None if self.last is None else self.last.plan
+        planner, goals, pipeline = self.jobs.planner, self.jobs.goals, self.jobs.pipeline
+        plan = None if self.jobs.last is None else self.jobs.last.plan
+        state, reason = self.status.state, self.status.reason
         values = {
             "model": self.model.description.name,
             "device": self.model.device,
             "goal": "none"
             if goals is None
             else f"{goals.current.name} ({min(goals.index + 1, len(goals))} of {len(goals)})",
-            "steps": self.steps,
+            "steps": self.jobs.steps,
             "plans": len(planner.seconds),
             "failed plans": planner.failures,
             "plan [s], p50 p95": diagnostics.percentiles(tuple(planner.seconds)),
@@ -91,23 +71,24 @@ class Health:
             "energy": "-" if plan is None else plan.current_energy,
             "surprise": "-" if plan is None or plan.surprise is None else plan.surprise,
         }
-        if self.ahead is not None:
-            ahead = dict(self.ahead)  # at once: the planning thread goes on counting
+        if pipeline is not None:
+            ahead = dict(pipeline.fates)  # at once: the planning thread goes on counting
             fates = ", ".join(f"{count} {fate}" for fate, count in sorted(ahead.items()))
             values["plans made ahead"] = fates or "none yet"
-        level = LEVELS.get(self.state, diagnostics.OK)
-        message = f"{self.state}: {self.reason}" if self.reason else self.state
+        level = LEVELS.get(state, diagnostics.OK)
+        message = f"{state}: {reason}" if reason else state
         return diagnostics.status("planning", level, message, values)
 
     def _safety(self) -> Any:
+        robot, last, paused = self.actuation.known_status(), self.jobs.last, self.safety.paused
         values = {
-            "robot mode": self.robot.mode,
-            "robot errors": ", ".join(self.robot.errors) or "none",
-            "publishers of commands": self.publishers,
-            "dry run": self.limits.dry_run,
+            "robot mode": robot.mode,
+            "robot errors": ", ".join(robot.errors) or "none",
+            "publishers of commands": self.actuation.publishers,
+            "dry run": self.safety.config.dry_run,
         }
-        if self.paused is not None:
-            return diagnostics.status("safety", diagnostics.ERROR, f"paused: {self.paused}", values)
-        findings = () if self.last is None or not self.enabled else self.last.findings
+        if paused is not None:
+            return diagnostics.status("safety", diagnostics.ERROR, f"paused: {paused}", values)
+        findings = () if last is None or not self.actuation.enabled else last.findings
         level = diagnostics.WARN if findings else diagnostics.OK
         return diagnostics.status("safety", level, "; ".join(map(str, findings)) or "in order", values)
