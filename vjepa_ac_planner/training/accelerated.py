@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from vjepa_ac_planner.errors import MissingDependencyError
-from vjepa_ac_planner.training.loop import Engine, LoopConfig
+from vjepa_ac_planner.training.loop import LoopConfig, Stage
 
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for one another: one may have more frames to encode."""
 
 
-class DividedStage(Protocol):
+class DividedStage(Stage, Protocol):
     """A stage whose batches come in parts."""
 
     def batches(self, iteration: int) -> Sequence[tuple[Tensor, ...]]:
@@ -51,8 +51,8 @@ def make_accelerator(device: str) -> Any:
     )
 
 
-class AcceleratedEngine(Engine):
-    """Gradients of a :class:`DividedStage`.
+class AcceleratedEngine:
+    """An :class:`~vjepa_ac_planner.training.loop.Engine` for every :class:`DividedStage`.
 
     Args:
         accelerator: from :func:`make_accelerator`.

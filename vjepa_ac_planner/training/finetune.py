@@ -208,10 +208,6 @@ class FinetuneStage:
             self._next = (iteration + 1, self._reader.submit(self._read, iteration + 1))
         return [tuple(part.to(self.device, non_blocking=True) for part in parts) for parts in parts]
 
-    def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Not used: batches of this stage come in parts."""
-        raise NotImplementedError("this stage is run by an AcceleratedEngine")
-
     def after_step(self, progress: float) -> None:
         """Nothing to do."""
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -63,46 +63,100 @@ class LoopConfig:
 
 
 class Stage(Protocol):
-    """What one kind of training brings: its modules and its loss."""
+    """What one kind of training brings, however its gradients come about."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """Everything that a checkpoint must hold; parameters that ask for gradients are optimised."""
         ...
 
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step, for moving averages; progress runs from 0 to 1."""
+
+
+class WholeStage(Stage, Protocol):
+    """A stage that computes a batch at once."""
+
     def loss(self, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw a batch, return what to minimise and what to log; progress runs from 0 to 1."""
+        """Draw a batch, return what to minimise and what to log."""
         ...
 
-    def after_step(self, progress: float) -> None:
-        """Called after each optimiser step, for moving averages."""
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+ItsStage = TypeVar("ItsStage", bound=Stage, contravariant=True)
 
 
-class Engine:
-    """How the gradients of one optimiser step come about: here in one process, from one batch."""
+class Engine(Protocol[ItsStage]):
+    """How the gradients of one optimiser step come about, for stages of a kind."""
 
-    main = True
-    """Whether this process writes checkpoints and metrics: one of several does."""
+    @property
+    def main(self) -> bool:
+        """Whether this process writes checkpoints and metrics: one of several does."""
+        ...
 
-    def gradients(self, stage: Any, config: LoopConfig, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(
+        self, stage: ItsStage, config: LoopConfig, iteration: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Leave the gradients in the parameters; return the loss and what to log, of the whole batch."""
-        loss, metrics = stage.loss(config.chance(iteration), iteration / config.iterations)
-        loss.backward()
-        return loss.detach(), metrics
+        ...
 
     def wait(self) -> None:
         """Until all processes have come here."""
 
 
+class WholeEngine:
+    """In one process, from one batch."""
+
+    main = True
+
+    def gradients(
+        self, stage: WholeStage, config: LoopConfig, iteration: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`Engine.gradients`."""
+        loss, metrics = stage.loss(config.chance(iteration), iteration / config.iterations)
+        loss.backward()
+        return loss.detach(), metrics
+
+    def wait(self) -> None:
+        """There is no other process."""
+
+
+@overload
 def optimise(
-    stage: Stage,
+    stage: WholeStage,
     config: LoopConfig,
     folder: Path,
     describe: Any,
     *,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 0,
-    engine: Engine | None = None,
+    tensorboard: bool = False,
+) -> None: ...
+
+
+@overload
+def optimise(
+    stage: AnyStage,
+    config: LoopConfig,
+    folder: Path,
+    describe: Any,
+    *,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    engine: Engine[AnyStage],
+    tensorboard: bool = False,
+) -> None: ...
+
+
+def optimise(
+    stage: Any,
+    config: LoopConfig,
+    folder: Path,
+    describe: Any,
+    *,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    engine: Engine[Any] | None = None,
     tensorboard: bool = False,
 ) -> None:
     """Run a stage to its end, going on from the last checkpoint in ``folder`` if there is one.
@@ -111,13 +165,13 @@ def optimise(
     the unbroken one draws. Metrics go to ``folder/metrics.jsonl``, one JSON object a line.
 
     Args:
-        stage: modules and loss.
+        stage: modules and where their gradients come from.
         config: length and rates.
         folder: where checkpoints and metrics go; made if need be.
         describe: the stage's whole configuration; a checkpoint of another one is refused.
         evaluate: figures on held-out data, logged every ``evaluate_every`` iterations and at the end.
         evaluate_every: 0 for at the end only.
-        engine: how gradients come about; None for :class:`Engine`.
+        engine: how gradients come about; :class:`WholeEngine` unless given.
         tensorboard: write metrics for TensorBoard as well.
 
     Raises:
@@ -132,7 +186,7 @@ def optimise(
             "training needs tqdm: pip install 'vjepa_ac_planner[training]'"
         ) from error
 
-    engine = engine or Engine()
+    engine = engine or WholeEngine()
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for m in stage.modules.values() for p in m.parameters() if p.requires_grad]
     optimiser = _adamw(parameters, config)
