@@ -73,3 +73,51 @@ def test_recorded_episodes_are_bags_that_hold_the_whole_run(command, tmp_path):
         assert len(bag.goals()) == 1
     code, _, err = command("sim", "eval", "--policy", "random", "--record", tmp_path)
     assert code == 2 and "--record: received with policy 'random'" in err
+
+
+def test_another_camera_is_seen_and_written_down(command, tmp_path, read_json):
+    base = ("sim", "eval", "--trials", 1, "--seed", 7, "--policy", "random")
+    out = tmp_path / "lab"
+    assert command(*base, "--scene", "lab-camera", "--out", out, "--no-films")[0] == 0
+    scene = read_json(out / "table2.json")["settings"]["scene"]
+    assert scene == {
+        "camera_position": [1.25, 0.45, 0.85],
+        "camera_target": [0.35, 0, 0.25],
+        "camera_fovy": 45,
+    }
+    code, _, err = command(
+        *base, "--out", out
+    )  # what was seen by another camera does not go on with this one
+    assert code == 2 and "other settings (scene.camera_fovy: 45.0 there, None now" in err
+
+
+def test_the_camera_of_a_scene_is_the_one_that_looks(tmp_path):
+    import numpy as np
+
+    from vjepa_ac_planner.cli.scene import scene_options
+    from vjepa_ac_planner.cli.trial import make_simulation
+    from vjepa_ac_planner.errors import ConfigError
+    from vjepa_ac_planner.models import find_model
+
+    description, views = find_model("panda-sim").description, []
+    for scene in (None, "lab-camera"):
+        with make_simulation(description, scene_options(scene)) as sim:
+            sim.reset(3)
+            views.append((sim.render(), sim.state()))
+    (here, state), (there, same) = views
+    assert here.shape == there.shape == (192, 192, 3) and np.array_equal(state, same)
+    assert np.abs(here.astype(float) - there).mean() > 10
+
+    wrong = tmp_path / "wrong.yaml"
+    for text, said in (
+        ("camera_fov: 45", "unknown camera_fov"),
+        ("width: 640", "width cannot be chosen"),
+        ("camera_fovy: 500", "camera_fovy: received 500"),
+    ):
+        wrong.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            scene_options(str(wrong))
+    with pytest.raises(ConfigError, match="no such file"):
+        scene_options(str(tmp_path / "none.yaml"))
+    with pytest.raises(ConfigError, match=r"sim/nowhere\.yaml: not found"):
+        scene_options("nowhere")

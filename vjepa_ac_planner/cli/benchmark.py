@@ -17,6 +17,7 @@ import yaml
 
 from vjepa_ac_planner.cli.console import replacing, say, write_json
 from vjepa_ac_planner.cli.evaluate import Item, evaluate
+from vjepa_ac_planner.cli.scene import scene_options
 from vjepa_ac_planner.cli.sim import TASKS, required
 from vjepa_ac_planner.cli.trial import Job
 from vjepa_ac_planner.config import to_mapping
@@ -104,6 +105,7 @@ def _job(args: argparse.Namespace) -> Job:
         protocol,
         _options(args.options),
         args.record,
+        scene_options(args.scene),
     )
     _ = job.planner  # wrong options are said before the first trial
     return job

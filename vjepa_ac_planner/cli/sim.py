@@ -9,6 +9,7 @@ from typing import Any
 from vjepa_ac_planner.cli import latency
 from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command, group
 from vjepa_ac_planner.cli.console import complain, say, write_json
+from vjepa_ac_planner.cli.scene import add_scene
 
 # Named here too, so that help is shown where the simulator is not installed; a test compares them.
 TASKS = ("reach", "grasp_cup", "grasp_box", "reach_with_object", "pick_place_cup", "pick_place_box")
@@ -37,6 +38,7 @@ examples:
   vjepa-ac sim eval --task grasp_cup --protocol paper --trials 10
   vjepa-ac sim eval --task grasp_cup --trials 20 --gripper plan         (one piece of goal logic less)
   vjepa-ac sim eval --trials 20 --seed 60000 --record bags
+  vjepa-ac sim eval --trials 20 --seed 60000 --scene lab-camera         (seen by another camera)
   vjepa-ac sim eval --trials 50 --require 0.9     (exit code 1 below 90 %)
 """
 TABLE = """\
@@ -65,6 +67,7 @@ def add_parser(commands: Any) -> None:
         help="replace options of the preset, such as hold_margin=0.01 cem.samples=96",
     )
     _add_protocol(evaluate)
+    add_scene(evaluate)
     evaluate.add_argument(
         "--processes",
         type=at_least(1),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vjepa_ac_planner.cli import train_finetune, train_import, train_realign
 from vjepa_ac_planner.cli.arguments import add_json, at_least, command, group
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
+from vjepa_ac_planner.cli.scene import add_scene, scene_options
 from vjepa_ac_planner.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def add_parser(commands: Any) -> None:
         "--seed", type=at_least(0), help="first seed, below 100000 (default: the configuration's)"
     )
     collect.add_argument("--processes", type=at_least(1), help="(default: the configuration's)")
+    add_scene(collect)
     for name, summary in (
         ("encoder", "stage 1: pre-train the encoder by mask-denoising"),
         ("alignment", "stage 2: align the latents of the encoder with the motion of the robot"),
@@ -102,6 +104,7 @@ def run_collect(args: argparse.Namespace) -> int:
     path = args.config or config_file("training/collect.yaml")
     given = {"episodes": args.episodes, "first_seed": args.seed, "processes": args.processes}
     options = load_yaml(path) | {key: value for key, value in given.items() if value is not None}
+    options["sim"] = {**options.get("sim", {}), **scene_options(args.scene)}
     manifest = collect(from_mapping(CollectConfig, options, str(path)), args.out)
     say(f"{manifest}")
     return 0

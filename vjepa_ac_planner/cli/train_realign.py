@@ -12,8 +12,8 @@ from vjepa_ac_planner.cli.console import say, write_json
 
 DETAILS = """\
 Where `vjepa-ac train finetune` reports a low ranking, the encoder does not suit the view. A small encoder
-can be aligned with it in minutes, from the same recordings and without labels. The predictor must be
-fine-tuned afterwards, on the model that this writes.
+can be aligned with it in minutes, from the same recordings and without labels. The predictor is then
+fine-tuned on the model that this writes.
 
 example:
   vjepa-ac train realign --model panda-sim --data my-data --run runs/encoder --out models/my-encoder
@@ -35,10 +35,13 @@ def add_parser(train: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="whose alignment is used (default: panda-sim's)"
+        "--test", type=Path, metavar="DIR", help="data to judge by (default: a part of --data is held back)"
     )
-    parser.add_argument("--iterations", type=at_least(1), metavar="N", help="(default: the recipe's)")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="(default: the recipe's)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="how to align (default: config/training/realign.yaml)"
+    )
+    parser.add_argument("--iterations", type=at_least(1), metavar="N", help="optimiser steps")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's choice)")
     add_json(parser, "the figures")
 
@@ -47,19 +50,20 @@ def run(args: argparse.Namespace) -> int:
     """Align, and print figures before and after."""
     import torch
 
+    from vjepa_ac_planner.config import load_yaml
     from vjepa_ac_planner.planning.presets import config_file
-    from vjepa_ac_planner.training.realign import realign
-    from vjepa_ac_planner.training.recipe import load_recipe
+    from vjepa_ac_planner.training.realign import realign, realignment
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = load_recipe(args.recipe or config_file("training/panda-sim.yaml")).alignment
+    path = args.config or config_file("training/realign.yaml")
+    config = realignment(args.model, load_yaml(path), str(path))
     given = {"iterations": args.iterations, "lr": args.lr}
     loop = dataclasses.replace(
         config.loop, **{name: value for name, value in given.items() if value is not None}
     )
     before, after = realign(
-        args.model, args.data, args.run, args.out, dataclasses.replace(config, loop=loop)
+        dataclasses.replace(config, loop=loop), args.data, args.run, args.out, args.test
     )
     for name, figures in (("before", before), ("after", after)):
         line = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())

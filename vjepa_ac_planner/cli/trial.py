@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.bags.records import sha256
-from vjepa_ac_planner.config import to_mapping
+from vjepa_ac_planner.config import from_mapping, to_mapping
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.mpc import Plans, Step
 from vjepa_ac_planner.models import ModelDescription, find_model
@@ -42,6 +42,8 @@ class Job:
     """Options of the preset, replaced."""
     record: Path | None = None
     """Folder for one bag per trial."""
+    scene: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the scene and its camera, replaced; see :class:`SimConfig`."""
 
     @property
     def planner(self) -> PlannerConfig:
@@ -61,6 +63,7 @@ class Job:
             "preset": self.preset,
             "planner": to_mapping(self.planner),
             "protocol": to_mapping(self.protocol),
+            **({"scene": dict(self.scene)} if self.scene else {}),
             "versions": {
                 "vjepa_ac_planner": __version__,
                 **{name: importlib.metadata.version(name) for name in ("mujoco", "torch", "numpy")},
@@ -80,7 +83,7 @@ class Runner:
         self._job, self._on_step = job, on_step
         self._config = job.planner
         self._description = find_model(job.model).description
-        self.sim = make_simulation(self._description)
+        self.sim = make_simulation(self._description, job.scene)
         self._planner: Planner | None = None
         self._imagination: PandaSim | None = None
         if job.policy == "planner":
@@ -155,7 +158,7 @@ class Runner:
             self._imagination.close()
 
 
-def make_simulation(description: ModelDescription) -> PandaSim:
+def make_simulation(description: ModelDescription, scene: Mapping[str, Any] | None = None) -> PandaSim:
     """The simulation that a model's tasks run in: images of twice its size, as in training."""
     size = 2 * description.image_size
-    return PandaSim(SimConfig(width=size, height=size))
+    return PandaSim(from_mapping(SimConfig, {**(scene or {}), "width": size, "height": size}, "scene"))

@@ -7,7 +7,8 @@ a linear function of how the robot moved between them: the same function everywh
 fixed gain. The fixed gain also forbids collapse, so no moving-average target is needed.
 
 The encoder is frozen afterwards. It may also start from a finished model, to learn further looks or
-another weighing of the motions: the directions are then fitted to that model's latents first.
+another weighing of the motions: the directions are then fitted to that model's latents first. Or, for a
+view that the model does not know, they are what its own predictor makes of the motions, and stay so.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.config import check_range
+from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.nn.encoder import EncoderConfig, FrameEncoder
+from vjepa_ac_planner.nn.predictor import latent_norm
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.augment import vary_light
 from vjepa_ac_planner.training.data import PlayData
@@ -49,6 +53,9 @@ class AlignmentTraining:
     """What motions are multiplied by, to be of about unit size; 0 leaves one out."""
     gripper_share: float = 0.0
     """Share of the channels that follow the gripper alone; 0 lets every channel follow everything."""
+    directions: Literal["learned", "predictor"] = "learned"
+    """Which way a motion changes the latents: ``learned`` with the encoder, or as the ``predictor`` of the
+    model that it goes on from expects; those are fixed, and gain and gripper_share say nothing."""
     gain: float = 0.4
     """Change of every channel for a motion of unit size along its own direction."""
     vary_light: float = 0.0
@@ -65,6 +72,10 @@ class AlignmentTraining:
         check_range("vary_light", self.vary_light, 0.0, 1.0)
         for value in self.motion_scale:
             check_range("motion_scale", value, 0.0, 1000.0)
+        if self.directions == "predictor" and self.start_from is None:
+            raise ConfigError(
+                "directions: received 'predictor' without start_from, the model whose predictor it is"
+            )
 
 
 class MotionDirections(nn.Module):
@@ -95,6 +106,61 @@ class MotionDirections(nn.Module):
         return self.gain * nn.functional.normalize(self.raw * self.allowed, dim=0)
 
 
+class ExpectedDirections(nn.Module):
+    """The directions that a model's predictor expects, [7, N, D], which are not trained.
+
+    A predictor knows what motions do to the latents of the views that it was trained on, and says much the
+    same of a view that it has never seen. Latents that are made to move so are latents that it understands.
+
+    Args:
+        model: whose predictor is asked.
+        data: frames, states and motions to ask it about.
+        config: how motions are scaled.
+        seed: of the frames.
+        frames: how many.
+    """
+
+    values: Tensor
+
+    @torch.no_grad()
+    def __init__(
+        self, model: WorldModel, data: PlayData, config: AlignmentTraining, seed: int, frames: int = 400
+    ) -> None:
+        super().__init__()
+        clips = data.windows(frames, 2, torch.Generator().manual_seed(seed))
+        answers = []
+        for images, states, actions in zip(
+            clips.images[:, 0].split(64),
+            clips.states[:, :1].split(64),
+            clips.actions.split(64),
+            strict=True,
+        ):
+            z = model.encode(images)[:, None]
+            moved, stood = (
+                latent_norm(model.predictor(z, states, motion))[:, 0]
+                for motion in (actions, torch.zeros_like(actions))
+            )
+            answers.append(moved - stood)
+        motion = clips.actions[:, 0] * torch.tensor(config.motion_scale)
+        # An axis that the play hardly turned about: there is no telling what it does.
+        motion = motion * (clips.actions[:, 0].std(dim=0) > 5e-3)
+        answer = torch.cat(answers)
+        fitted = _least_squares(motion, answer.flatten(1)).view(7, *answer.shape[1:])
+        self.register_buffer("values", fitted)
+
+    def forward(self) -> Tensor:
+        """[7, N, D]."""
+        return self.values
+
+
+def _least_squares(x: Tensor, y: Tensor) -> Tensor:
+    """[7, M] that make ``x @ result`` nearest to y [n, M]; zero for columns of x [n, 7] that are zero."""
+    gram = (x.T @ x).double()
+    # An axis that never moved (roll, pitch) has nothing to fit: the ridge keeps it finite.
+    ridge = 1e-6 * torch.eye(len(gram), dtype=torch.float64) * gram.diagonal().max()
+    return torch.linalg.solve(gram + ridge, (x.T @ y).double()).float()
+
+
 @torch.no_grad()
 def _fit_directions(
     directions: MotionDirections, encoder: FrameEncoder, data: PlayData, seed: int, episodes: int = 100
@@ -114,10 +180,7 @@ def _fit_directions(
     motion = geometry.diff(states[:, :1].expand_as(states), states)
     x = (motion - motion.mean(dim=1, keepdim=True)).flatten(0, 1)  # [n, 7]
     y = (z - z.mean(dim=1, keepdim=True)).flatten(0, 1).flatten(1)  # [n, N * D]
-    gram = (x.T @ x).double()
-    # An axis that never moved (roll, pitch) has nothing to fit: the ridge keeps it finite.
-    ridge = 1e-6 * torch.eye(len(gram), dtype=torch.float64) * gram.diagonal().max()
-    fitted = torch.linalg.solve(gram + ridge, (x.T @ y).double()).float().view_as(directions.raw)
+    fitted = _least_squares(x, y).view_as(directions.raw)
     moved = x.std(dim=0) > 1e-2
     share = fitted.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9)
     directions.raw.copy_(torch.where(moved[:, None, None], fitted / share, directions.raw))
@@ -130,14 +193,17 @@ class AlignmentStage:
         torch.manual_seed(config.loop.seed)
         self.config, self.data = config, data
         self.encoder = FrameEncoder(config.encoder)
+        learned = MotionDirections(config)
+        self.directions: nn.Module = learned
         if config.start_from is not None:
             model = WorldModel.load(config.start_from, device="cpu", dtype="float32")
             self.encoder.load_state_dict(model.encoder.state_dict())
+            if config.directions == "predictor":
+                self.directions = ExpectedDirections(model, data, config, config.loop.seed)
+            else:
+                _fit_directions(learned, self.encoder, data, config.loop.seed)
         elif start is not None:
             self.encoder.vit.load_state_dict(start)
-        self.directions = MotionDirections(config)
-        if config.start_from is not None:
-            _fit_directions(self.directions, self.encoder, data, config.loop.seed)
         self.encoder.requires_grad_(True).train()
         self.modules = {"encoder": self.encoder, "directions": self.directions}
 

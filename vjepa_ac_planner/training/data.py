@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.errors import InputError
+
+if TYPE_CHECKING:
+    from vjepa_ac_planner.training.dataset import Dataset
 
 CUT_FRAMES = 16
 """Frames of the pieces that episodes of other lengths are cut into."""
@@ -134,10 +138,37 @@ class PlayData(Trajectories):
         return cls(np.concatenate(images)[:episodes], np.concatenate(states)[:episodes])
 
     @classmethod
+    def load_split(cls, folder: str | Path, held_out: float) -> tuple[PlayData, PlayData]:
+        """As :meth:`load`, in two parts: one to train on, and a share to judge by.
+
+        Of imported data the share is that of :meth:`.Dataset.split`, of play data the last episodes.
+
+        Raises:
+            InputError: as :meth:`load`, or too few episodes for two parts.
+        """
+        from vjepa_ac_planner.training.dataset import Dataset
+
+        folder = Path(folder)
+        if any(folder.glob("*.safetensors")):
+            train, test = Dataset.open(folder, min_frames=CUT_FRAMES).split(held_out)
+            return cls._pieces(train), cls._pieces(test)
+        play = cls.load(folder)
+        kept = max(2, round(held_out * len(play)))
+        if len(play) < 2 * kept:
+            raise InputError(
+                f"{folder}: {len(play)} episodes are too few to train on some and judge by others"
+            )
+        images, states = play.images.numpy(), play.states.numpy()
+        return cls(images[:-kept], states[:-kept]), cls(images[-kept:], states[-kept:])
+
+    @classmethod
     def _cut(cls, folder: Path, episodes: int | None) -> PlayData:
         from vjepa_ac_planner.training.dataset import Dataset
 
-        data = Dataset.open(folder, min_frames=CUT_FRAMES)
+        return cls._pieces(Dataset.open(folder, min_frames=CUT_FRAMES), episodes)
+
+    @classmethod
+    def _pieces(cls, data: Dataset, episodes: int | None = None) -> PlayData:
         images, states = [], []
         for episode in data.episodes:
             for first in range(0, len(episode) - CUT_FRAMES + 1, CUT_FRAMES):

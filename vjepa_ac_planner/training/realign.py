@@ -1,69 +1,86 @@
 """Align a small model's encoder with another camera's view of the robot, from the user's own recordings.
 
 The alignment stage again (:mod:`.alignment`), begun with the model's own encoder. Like it, this needs no
-labels, only the states that the robot recorded. The predictor knows the old latents only and must be
-fine-tuned afterwards. (For small encoders: that of the published model has a billion weights, and its
-latents are not aligned to begin with.)
+labels, only the states that the robot recorded. By default latents are asked to move as the model's own
+predictor expects, so that this understands them before it is fine-tuned. (For small encoders: that of the
+published model has a billion weights, and its latents are not aligned to begin with.)
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from vjepa_ac_planner.config import from_mapping, to_mapping
 from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.models import find_model
 from vjepa_ac_planner.nn.checkpoint import save_model
+from vjepa_ac_planner.nn.encoder import FrameEncoder
 from vjepa_ac_planner.training.alignment import AlignmentTraining, aligned_encoder, train_alignment
 from vjepa_ac_planner.training.data import PlayData
-from vjepa_ac_planner.training.evaluate import encoder_figures
+from vjepa_ac_planner.training.evaluate import encoder_figures, prediction_errors
 from vjepa_ac_planner.world_model import WorldModel
 
 HELD_OUT = 0.1
-"""Share of the episodes, the last ones, that is kept back to judge by."""
+"""Share of the recordings that is kept back to judge by, unless others are named."""
+
+
+def realignment(model: str, options: Mapping[str, Any], where: str) -> AlignmentTraining:
+    """The alignment stage of a model's encoder from options that leave out encoder and start.
+
+    Raises:
+        ConfigError: wrong options.
+        CheckpointError: no such model.
+    """
+    model = str(Path(model).expanduser().resolve()) if Path(model).expanduser().exists() else model
+    encoder = find_model(model).description.encoder
+    known = {"encoder": to_mapping(encoder), "start_from": model}
+    return from_mapping(AlignmentTraining, {**options, **known}, where)
 
 
 def realign(
-    model: str, data: Path, run: Path, out: Path, config: AlignmentTraining
+    config: AlignmentTraining, data: Path, run: Path, out: Path, test: Path | None = None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Train the encoder, and write a model folder with it and the predictor as it was; resumes.
 
     Args:
-        model: to begin with, by name or folder.
+        config: of the alignment stage; see :func:`realignment`.
         data: play data, or training data that were imported.
         run: checkpoints and metrics.
         out: the model folder.
-        config: of the alignment stage; its encoder and start are the model's.
+        test: data to judge by; None keeps some of ``data`` back, of imported data the same that
+            fine-tuning keeps back.
 
     Returns:
-        Ranking and probe error on held-out episodes, before and after.
+        Figures on held-out episodes, before and after: ranking, probe error, and how well the predictor
+        understands the latents (``one_step`` and ``rollout`` beside ``copy`` and ``copy_rollout``).
 
     Raises:
         InputError: frames of another size, or too few episodes.
         CheckpointError: the run folder holds another run, or the model cannot be written.
     """
-    base = WorldModel.load(model, device="cpu", dtype="float32")
+    assert config.start_from is not None, "realignment() names the model"
+    base = WorldModel.load(config.start_from, device="cpu", dtype="float32")
     description = base.description
-    play = PlayData.load(data)
-    size = description.image_size
-    if play.images.shape[2] != size:
-        raise InputError(
-            f"{data}: holds frames of {play.images.shape[2]} pixels, model {description.name!r} takes "
-            f"{size}; import again for it"
-        )
-    kept = max(2, round(HELD_OUT * len(play)))
-    if len(play) < 2 * kept:
-        raise InputError(f"{data}: {len(play)} episodes are too few to train on some and judge by others")
-    train, test = (
-        PlayData(play.images[part].numpy(), play.states[part].numpy())
-        for part in (slice(None, -kept), slice(-kept, None))
-    )
-    before, _ = encoder_figures(base.encoder.eval(), test)
-    config = dataclasses.replace(config, encoder=description.encoder, start_from=model)
-    train_alignment(config, train, None, run, lambda encoder: encoder_figures(encoder, test)[0])
+    if test is None:
+        train, held_out = PlayData.load_split(data, HELD_OUT)
+    else:
+        train, held_out = PlayData.load(data), PlayData.load(test)
+    for part, where in ((train, data), (held_out, test or data)):
+        _check_size(part, where, description.image_size, description.name)
+
+    def judge(encoder: FrameEncoder) -> dict[str, float]:
+        figures, latents = encoder_figures(encoder.eval(), held_out)
+        return figures | prediction_errors(base.predictor, latents, held_out)
+
+    before = judge(base.encoder)
+    train_alignment(config, train, None, run, judge)
     base.encoder.load_state_dict(aligned_encoder(run))
-    after, _ = encoder_figures(base.encoder.eval(), test)
+    after = judge(base.encoder)
     made = dataclasses.replace(
         description,
         name=out.resolve().name,
@@ -72,3 +89,11 @@ def realign(
     )
     save_model(out, made, base.encoder.state_dict(), base.predictor.state_dict(), torch.float32)
     return before, after
+
+
+def _check_size(data: PlayData, where: Path, size: int, model: str) -> None:
+    if data.images.shape[2] != size:
+        raise InputError(
+            f"{where}: holds frames of {data.images.shape[2]} pixels, model {model!r} takes {size}; import "
+            "again for it"
+        )
