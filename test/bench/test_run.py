@@ -123,9 +123,9 @@ def test_the_plot(record, folder, tmp_path):
 def test_another_dtype_has_the_same_weights(folder):
     bench = run.Bench(config(folder, seconds=0.0, sections=("engine",)))
     bench.run()
-    half = bench._in("bfloat16")
-    assert half.dtype == torch.bfloat16 and half.encoder is bench.model.encoder
-    assert torch.equal(half.predictor.out.weight, bench.model.predictor.out.weight.bfloat16())
+    whole, half = bench.models.model, bench.models.of("bfloat16")
+    assert half.dtype == torch.bfloat16 and half.encoder is whole.encoder
+    assert torch.equal(half.predictor.out.weight, whole.predictor.out.weight.bfloat16())
 
 
 def test_counted_evaluations_are_those_of_a_plan(tiny):

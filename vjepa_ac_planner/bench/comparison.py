@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.bench.engine import problem
@@ -13,10 +14,55 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from vjepa_ac_planner.bench.models import Models
     from vjepa_ac_planner.world_model import WorldModel
 
 BOUND = 0.05
 """Bound of a translation [m], as in the reference."""
+
+
+def against_reference(
+    models: Models,
+    checkout: Path,
+    peaks: Mapping[str, float],
+    samples: int | None,
+    rate: Callable[[], float],
+    budget: Budget,
+    *,
+    few: bool,
+) -> dict[str, Any]:
+    """At horizons 1, 2 and 4, and at several numbers of candidates.
+
+    Args:
+        models: the model under test.
+        checkout: folder of the public reference.
+        peaks: matrix products of the device by dtype [FLOP/s].
+        samples: candidates of a measurement; None: what the time is enough for.
+        rate: tells how many candidate steps the engine makes a second.
+        budget: how long to measure, all together.
+        few: without the numbers of candidates.
+    """
+    exact = models.of("float32")
+    both = {"float32": exact, "bfloat16": models.of("bfloat16")}
+    reference = Reference(checkout, exact)
+    samples = samples or _affordable(budget, rate(), peaks, models.name)
+    found = compare(both, models.name, reference, (1, 2, 4), samples, budget if few else budget.share(2, 3))
+    sweep = []
+    for count in () if few else (1, 2, 4, 16, 64, 256):
+        if budget.left > 0 and count <= 4 * samples:
+            sweep.append(ratio({"float32": exact}, reference, 1, count, budget.share(1, 4), rounds=9))
+    return {**found, "by_samples": sweep}
+
+
+def _affordable(budget: Budget, steps_per_s: float, peaks: Mapping[str, float], dtype: str) -> int:
+    """So many candidates that horizons 1, 2 and 4 of both fit, in both dtypes, three times.
+
+    A candidate is 1 + 2 + 4 steps of ours and, since the reference evaluates the whole clip again for
+    every step, 1 + 3 + 10 of the reference's.
+    """
+    slower = sum(peaks[dtype] / peaks[name] for name in ("float32", "bfloat16"))
+    affordable = budget.left * steps_per_s / (3 * (7 + 14 * 1.3) * slower)
+    return max(2, min(64, int(affordable)))
 
 
 def agreement(model: WorldModel, reference: Reference, horizon: int, samples: int) -> dict[str, float]:

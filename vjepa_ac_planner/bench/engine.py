@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vjepa_ac_planner.bench.device import peak_memory, reset_peak_memory
@@ -13,7 +12,6 @@ from vjepa_ac_planner.bench.timing import Budget, in_turn, quantile, settle
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vjepa_ac_planner.models import ModelDescription
     from vjepa_ac_planner.planning.energy import LatentEnergy
     from vjepa_ac_planner.world_model import WorldModel
 
@@ -108,39 +106,6 @@ def encoder_rate(model: WorldModel, peak: float, budget: Budget) -> dict[str, An
         "tflops": flops / 1e12,
         "percent_of_peak": 100.0 * flops / peak,
     }
-
-
-def by_samples(
-    model: WorldModel, samples: Sequence[int], peak: float, budget: Budget
-) -> list[dict[str, Any]]:
-    """The same horizon of 1 with ever more candidates, for as long as the budget lasts."""
-    return sweep(lambda count, share: score_rate(model, 1, count, peak, share, rounds=5), samples, budget)
-
-
-def by_tokens(
-    description: ModelDescription,
-    sides: Sequence[int],
-    load: Callable[[ModelDescription], WorldModel],
-    peak: float,
-    budget: Budget,
-) -> list[dict[str, Any]]:
-    """The same networks, untrained, on images with more or fewer tokens.
-
-    Args:
-        description: the model to vary.
-        sides: image tokens along one side.
-        load: makes the untrained model of a description.
-        peak: the device's matrix products [FLOP/s].
-        budget: how long to measure, all together.
-    """
-
-    def one(side: int, share: Budget) -> dict[str, Any]:
-        encoder = replace(description.encoder, image_size=side * description.encoder.patch_size)
-        predictor = replace(description.predictor, grid=(side, side))
-        model = load(replace(description, encoder=encoder, predictor=predictor))
-        return {"tokens": side * side, **score_rate(model, 1, None, peak, share, rounds=5)}
-
-    return sweep(one, sides, budget)
 
 
 def sweep(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from vjepa_ac_planner.bench.engine import score
+
+if TYPE_CHECKING:
+    from vjepa_ac_planner.world_model import WorldModel
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "linear layers": ("addmm", "mm", "linear", "_linear_pointwise", "_scaled_mm", "mkldnn"),
@@ -17,6 +22,17 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Group -> what its operators' names begin with, after ``aten::`` and underscores; the longest fits."""
 OTHER = "dispatch and the rest"
+
+
+def of_scoring(model: WorldModel, many: int) -> dict[str, dict[str, float]]:
+    """:func:`operator_groups` of scoring one candidate and many, at horizons 1 and 4."""
+    found = {}
+    for horizon in (1, 4):
+        for samples in (1, many):
+            found[f"{samples} candidates, horizon {horizon}"] = operator_groups(
+                score(model, horizon, samples)
+            )
+    return found
 
 
 def operator_groups(function: Callable[[], object], calls: int = 3) -> dict[str, float]:
