@@ -78,7 +78,7 @@ def test_the_chunk_does_not_change_energies_nor_exceed_its_size(chunk):
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 47])
-def test_the_chunk_does_not_change_one_bit_with_the_real_predictor_on_cpu(golden, mini_model, chunk):
+def test_the_chunk_does_not_change_the_elites_with_the_real_predictor_on_cpu(golden, mini_model, chunk):
     z0, zg, s0 = (torch.from_numpy(golden[f"roll_{k}"][0]) for k in ("z0", "zg", "s0"))
     actions = torch.randn(48, 2, 7, generator=torch.Generator().manual_seed(3)) * 0.05
     whole = LatentEnergy(mini_model, z0, s0, zg)(actions)

@@ -88,10 +88,10 @@ class LatentEnergy:
 
     What does not depend on the chunk: a candidate's rollout is computed from its own actions alone, so
     chunking never mixes candidates. Whether its energy is the same to the last bit rests on the
-    backend's matrix kernels summing in one order for every batch size. On the CPU they did wherever we
-    tried, but for chunks of a single sequence, which differ by 2e-7 (tests hold the elites to be the
-    same); on a GPU candidates whose energies agree to about 1e-6 may swap ranks between chunk sizes.
-    With the same chunk on the same device, the answer is the same.
+    backend's matrix kernels summing in one order for every batch size, which none promises. On the CPU
+    energies of different chunks differ by up to about 2e-8, and by 2e-7 for chunks of a single sequence
+    (tests hold the elites to be the same); on a GPU by about 1e-6. Candidates that are as near as that
+    may swap ranks. With the same chunk on the same device, the answer is the same.
 
     Args:
         world_model: rolls out ``z0 [N, D], s0 [7], actions [K, H, 7]``.
