@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,6 +80,19 @@ def test_agreement_would_notice_another_network(mini, reference):
         assert comparison.agreement(mini, reference, 2, 12)["prediction"] > 1e-4
     finally:
         reference.predictor.predictor_blocks[1].mlp.fc2.weight = torch.nn.Parameter(kept)
+
+
+@pytest.mark.parametrize("count", comparison.COUNTS)
+def test_every_number_of_candidates_can_be_planned_with(mini, count):
+    assert torch.isfinite(comparison._ours(mini, 1, count)()).all()
+
+
+@needs_checkout
+def test_the_whole_comparison_ends(mini):
+    models = SimpleNamespace(name="float32", of=lambda dtype: mini)
+    found = comparison.against_reference(models, Path(CHECKOUT), {}, 2, float, Budget(20.0), few=False)
+    assert set(found["ratio"]) == {"1", "2", "4"}
+    assert [row["samples"] for row in found["by_samples"]] == [2, 4]
 
 
 @needs_checkout

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BOUND = 0.05
 """Bound of a translation [m], as in the reference."""
+COUNTS = (2, 4, 16, 64, 256)
+"""Candidates at a time, of which two are the fewest that have an elite."""
 
 
 def against_reference(
@@ -48,7 +50,7 @@ def against_reference(
     samples = samples or _affordable(budget, rate(), peaks, models.name)
     found = compare(both, models.name, reference, (1, 2, 4), samples, budget if few else budget.share(2, 3))
     sweep = []
-    for count in () if few else (1, 2, 4, 16, 64, 256):
+    for count in () if few else COUNTS:
         if budget.left > 0 and count <= 4 * samples:
             sweep.append(ratio({"float32": exact}, reference, 1, count, budget.share(1, 4), rounds=9))
     return {**found, "by_samples": sweep}
