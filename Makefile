@@ -5,6 +5,7 @@ VENV   ?= .venv
 REPORT ?= demo-report
 SEED   ?= 0
 ARGS   ?=
+WORKERS ?= 2
 
 # The newest torch this project is tested with. Where there is no NVIDIA GPU its CPU build is taken if
 # pip's configured indexes offer one (README, "Install", says how to add PyTorch's CPU index to them).
@@ -90,9 +91,9 @@ demo-ros: $(VENV)/.stamp-ros gl ## The same over ROS 2: planner and simulated ro
 	$(call say,"Running the ROS demo")
 	@$(BIN)/vjepa-ac ros demo --seed $(SEED) $(ARGS)
 
-test: $(VENV)/.stamp-dev gl ## Run the tests (ARGS="-k cem" narrows them)
+test: $(VENV)/.stamp-dev gl ## Run the tests (ARGS="-k cem" narrows them; WORKERS=8 for more cores than two)
 	$(call say,"Running the tests")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.stamp-dev gl ## Run the slow tests too
 	@$(BIN)/python -m pytest -m 'not gpu' $(ARGS)

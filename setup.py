@@ -65,6 +65,7 @@ ROS = [  # Kilted; a ROS installation (Jazzy or later) brings its own and needs 
 TEST = ["pytest>=8", "hypothesis>=6.100"]
 DEV = [
     *TEST,
+    "pytest-xdist>=3.5,<4",  # `make test` runs in two processes
     "setuptools>=70.1",  # a test builds the wheel
     "ruff>=0.9",
     "mypy>=1.14",

@@ -1,9 +1,12 @@
-"""What every part's tests share: the golden numbers and the golden model."""
+"""What all tests share: the golden numbers, the golden model, and how tests run beside each other."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; read when numpy and torch are imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import numpy as np
@@ -16,6 +19,30 @@ DATA = Path(__file__).parent / "data"
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+BY_THE_CLOCK = ("test/ros/", "test/cli/test_cli_ros.py")
+"""Tests of processes that must answer in time: one after the other, and before all others."""
+GAVE_WAY = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n``: the tests of a file stay in one worker, and so do all that go by the clock."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "by the clock" if nodeid.startswith(BY_THE_CLOCK) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_runtest_setup(item):
+    """Beside another worker, tests that do not go by the clock give way to those that do."""
+    beside = "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(BY_THE_CLOCK)
+    if beside and not item.config.stash.get(GAVE_WAY, False):
+        os.nice(5)
+        item.config.stash[GAVE_WAY] = True
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,6 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 ALLOWED = {
     # The simulated robot is a ROS node like any other: only it joins the two rooms.
     ("ros", "sim"): ("ros/sim_node.py",),
-    # Play data is collected in the simulator.
-    ("training", "sim"): ("training/collect.py",),
 }
 """Files in which one room may import another."""
 

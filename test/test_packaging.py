@@ -159,3 +159,11 @@ def test_links_in_documents_lead_somewhere():
     for name in (*DOCUMENTS, "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / name).read_text()):
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_contributors_are_told_of_every_slow_test():
+    """Files whose tests are left out of the default run are in the list of them, or their folder is."""
+    listed = tuple(re.findall(r"`(test/[^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "test").rglob("test_*.py")]
+    slow = [name for name in files if re.search(r"mark\.slow\b", (ROOT / name).read_text(encoding="utf-8"))]
+    assert len(slow) > 10 and [name for name in slow if not name.startswith(listed)] == []

@@ -23,6 +23,16 @@ def tiny():
     return WorldModel.untrained(description)
 
 
+@pytest.fixture(scope="session")
+def folder(tiny, tmp_path_factory) -> str:
+    """The same model as a folder."""
+    from vjepa_ac_planner.nn.checkpoint import save_model
+
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(path, tiny.description, tiny.encoder.state_dict(), tiny.predictor.state_dict())
+    return str(path)
+
+
 class Clock:
     """A clock that is moved by hand."""
 

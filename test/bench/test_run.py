@@ -11,16 +11,8 @@ import torch
 from vjepa_ac_planner.bench import plans, problems, run, targets
 from vjepa_ac_planner.bench.timing import Budget
 from vjepa_ac_planner.errors import DeviceMemoryError, InputError, MissingDependencyError
-from vjepa_ac_planner.nn.checkpoint import save_model
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig, preset_names
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(path, tiny.description, tiny.encoder.state_dict(), tiny.predictor.state_dict())
-    return str(path)
 
 
 def config(folder, **options):

@@ -8,14 +8,11 @@ import torch
 from vjepa_ac_planner.bench import scaling
 from vjepa_ac_planner.bench.models import Models
 from vjepa_ac_planner.bench.timing import Budget
-from vjepa_ac_planner.nn.checkpoint import save_model
 
 
 @pytest.fixture(scope="module")
-def models(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(path, tiny.description, tiny.encoder.state_dict(), tiny.predictor.state_dict())
-    return Models(str(path), device="cpu", dtype="float32", compile=None, untrained=False)
+def models(folder):
+    return Models(folder, device="cpu", dtype="float32", compile=None, untrained=False)
 
 
 @pytest.fixture

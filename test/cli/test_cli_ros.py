@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from ros_domains import own_domain
 
 from vjepa_ac_planner.cli.main import build_parser
 
@@ -47,18 +48,25 @@ def left_behind(marker: str) -> list[str]:
     return found
 
 
+def demo(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """``ros demo`` in a domain of its own, and what it has left behind."""
+    marker = f"VJEPA_TEST_{os.getpid()}"
+    with own_domain() as domain:
+        done = subprocess.run(
+            [sys.executable, "-m", "vjepa_ac_planner", "ros", "demo", "--domain", str(domain), *words],
+            env=os.environ | {marker: "1"},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+    return done, left_behind(marker)
+
+
 @pytest.mark.ros
 @needs_ros
 def test_two_processes_reach_the_goal_over_dds(tmp_path, read_json):
-    out, marker = tmp_path / "ros.json", f"VJEPA_TEST_{os.getpid()}"
-    words = ["ros", "demo", "--seed", "3", "--plans", "10", "--json", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "vjepa_ac_planner", *words],
-        env=os.environ | {marker: "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    out = tmp_path / "ros.json"
+    done, left = demo("--seed", "3", "--plans", "10", "--json", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 reached" in done.stdout and done.stderr == ""
     record = read_json(out)
@@ -68,21 +76,14 @@ def test_two_processes_reach_the_goal_over_dds(tmp_path, read_json):
     assert 0.14 < episode["errors_m"][0] < 0.36
     assert episode["setpoints"]["received"] > 20 and episode["setpoints"]["refused"] == {}
     assert all(len(values) == 2 for values in record["overhead"].values())
-    assert left_behind(marker) == []
+    assert left == []
 
 
 @pytest.mark.ros
 @needs_ros
-def test_a_node_that_dies_is_named_with_its_last_words(tmp_path):
-    marker = f"VJEPA_TEST_{os.getpid()}"
-    done = subprocess.run(
-        [sys.executable, "-m", "vjepa_ac_planner", "ros", "demo", "--model", "no-such-model"],
-        env=os.environ | {marker: "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_a_node_that_dies_is_named_with_its_last_words():
+    done, left = demo("--model", "no-such-model")
     assert done.returncode == 1
     assert "the planner node ended with code" in done.stderr and "no-such-model" in done.stderr
     assert "Traceback" not in done.stderr
-    assert left_behind(marker) == []
+    assert left == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from point_world import PointModel, picture
 
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.control.environment import RobotStatus
@@ -22,29 +23,6 @@ from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
 LIMITS = MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6))
 START = (0.4, -0.2, 0.2, 3.1, 0.0, -0.7, 0.0)
 TARGET = (0.6, 0.2, 0.4)
-
-
-def picture(position):
-    """An image whose first pixel row says where the arm is, to 5 mm."""
-    image = np.zeros((16, 16, 3), dtype=np.uint8)
-    image[0, 0] = np.clip((np.array(position) + 0.5) * 200, 0, 255).round()
-    return image
-
-
-class PointModel:
-    """A world model that knows the world: the latent is the position that the image shows."""
-
-    device = torch.device("cpu")
-    description = None
-
-    def encode(self, images):
-        return torch.tensor(np.array([frame.image[0, 0] / 200.0 - 0.5 for frame in images]))[
-            :, None
-        ].float()
-
-    def rollout(self, z0, s0, actions):
-        states = geometry.integrate(s0, actions)
-        return z0 + actions[..., None, :3].cumsum(1), states
 
 
 class PointWorld:
@@ -306,9 +284,9 @@ class HandModel(PointModel):
     """The latent shows position and closedness; an arm that is off weighs more than fingers that are."""
 
     def encode(self, images):
-        pixels = torch.tensor(np.array([frame.image[0, :2, 0] for frame in images])).float()
+        closed = torch.tensor([float(frame.image[0, 2, 0]) for frame in images]) / 200.0
         places = super().encode(images)
-        return torch.cat((places, pixels[:, None, 1:] / 200.0), dim=-1)
+        return torch.cat((places, closed[:, None, None]), dim=-1)
 
     def rollout(self, z0, s0, actions):
         states = geometry.integrate(s0, actions)
@@ -324,7 +302,7 @@ class HandWorld(PointWorld):
 
 def hand_picture(position, closedness):
     image = picture(position)
-    image[0, 1, 0] = round(200 * closedness)
+    image[0, 2, 0] = round(200 * closedness)
     return image
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from point_world import PointModel, picture
 
-from vjepa_ac_planner import geometry
 from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain, SubGoal, SwitchRule
 from vjepa_ac_planner.control.limits import MotionLimits
@@ -27,29 +27,6 @@ LIMITS = MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6))
 SAFETY = SafetyConfig(LIMITS, max_energy_rise=None)
 START = (0.4, -0.2, 0.2, 3.1, 0.0, -0.7, 0.0)
 TARGET = (0.6, 0.2, 0.4)
-
-
-def picture(position):
-    """An image whose first pixel row says where the arm is, to 2 mm."""
-    image = np.zeros((16, 16, 3), dtype=np.uint8)
-    image[0, 0] = np.clip((np.array(position) + 0.4) * 230, 0, 255).round()
-    return image
-
-
-class PointModel:
-    """A world model that knows the world: the latent is the position that the image shows."""
-
-    device = torch.device("cpu")
-    description = None
-
-    def encode(self, images):
-        return torch.tensor(np.array([frame.image[0, 0] / 230.0 - 0.4 for frame in images]))[
-            :, None
-        ].float()
-
-    def rollout(self, z0, s0, actions):
-        states = geometry.integrate(s0, actions)
-        return z0 + actions[..., None, :3].cumsum(1), states
 
 
 class Arm:

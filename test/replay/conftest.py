@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from point_world import PointModel, picture
 
 from vjepa_ac_planner import geometry
 from vjepa_ac_planner.bags.resample import Sample
@@ -21,33 +22,13 @@ from vjepa_ac_planner.types import Frame, Observation, RobotState
 START = np.array([0.4, -0.2, 0.2, 3.1, 0.0, -0.7, 0.0])
 
 
-def picture(position) -> np.ndarray:
-    """An image whose first pixels say where the arm is, to a fortieth of a millimetre."""
-    image = np.zeros((16, 16, 3), dtype=np.uint8)
-    code = np.rint((np.asarray(position) + 1.0) * 2**15).astype(int)
-    image[0, 0], image[0, 1] = code // 256, code % 256
-    return image
+class DescribedModel(PointModel):
+    """With what a replay asks of a model besides."""
 
-
-def position_of(image: np.ndarray) -> np.ndarray:
-    return (image[0, 0].astype(float) * 256 + image[0, 1]) / 2**15 - 1.0
-
-
-class PointModel:
-    """A world model that knows the world: the latent is the position that the image shows."""
-
-    device = torch.device("cpu")
     dtype = torch.float32
     description = SimpleNamespace(
         name="point", image_size=16, workspace=None, step_seconds=0.25, limits="A point.", preset="none"
     )
-
-    def encode(self, images):
-        return torch.tensor(np.array([position_of(frame.image) for frame in images]))[:, None].float()
-
-    def rollout(self, z0, s0, actions):
-        states = geometry.integrate(s0, actions)
-        return z0 + actions[..., None, :3].cumsum(1), states
 
 
 class MemoryRecording:
@@ -95,7 +76,7 @@ def walk():
 
 @pytest.fixture
 def point_model():
-    return PointModel()
+    return DescribedModel()
 
 
 @pytest.fixture

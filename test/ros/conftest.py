@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 
 import pytest
+from ros_domains import own_domain
 
 try:
     import rclpy
@@ -29,32 +29,13 @@ def pytest_pycollect_makemodule(module_path, parent):
     return Skipped.from_parent(parent, path=module_path) if rclpy is None else None
 
 
-def free_domain() -> tuple[int, socket.socket]:
-    """A ROS domain that no other test process of this machine has, and the lock that keeps it so.
-
-    The lock is a socket that is bound until the process ends, however it ends. Ports of domains above 101
-    overlap with those that the kernel hands out.
-    """
-    for step in range(101):
-        domain = 1 + (os.getpid() + step) % 101
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            lock.bind(f"\0vjepa-ac-planner-test-domain-{domain}")
-        except OSError:
-            lock.close()
-        else:
-            return domain, lock
-    raise RuntimeError("all ROS domains are taken by other test processes")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def ros_domain() -> Iterator[int]:
     """The domain of this process and of the processes that it starts, which talk to this machine only."""
-    domain, lock = free_domain()
-    os.environ["ROS_DOMAIN_ID"] = str(domain)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    yield domain
-    lock.close()
+    with own_domain() as domain:
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        yield domain
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
+from waiting import until
 
 from vjepa_ac_planner.errors import InputError, MissingDependencyError
 from vjepa_ac_planner.ros.gripper import GripperConfig, closedness, make_gripper
@@ -31,16 +32,6 @@ FINGERS = CONFIG.finger_joints
 
 def joints(*positions, names=FINGERS):
     return JointState(name=list(names), position=list(positions))
-
-
-def until(condition, seconds=10.0):
-    """Wait for a condition; whether it came true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return bool(condition())
 
 
 # Joint states.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from vjepa_ac_planner.errors import ConfigError, InputError
 from vjepa_ac_planner.sim.controller import FOLLOW_SPEED
@@ -20,16 +21,6 @@ from vjepa_ac_planner.types import Command
 
 AWAY = {"cup": ObjectPose((0.2, -0.5, 0.035)), "box": ObjectPose((0.2, 0.5, 0.0275))}
 START = down_state([0.5, 0.0, 0.4])
-
-
-def until(condition, seconds: float = 5.0) -> bool:
-    """Wait for something that another thread brings about."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return bool(condition())
 
 
 def test_following_trails_a_moving_setpoint_by_a_few_hundredths_of_a_second(sim: PandaSim) -> None:

@@ -9,13 +9,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +29,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from ros_domains import own_domain
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -101,25 +100,6 @@ def write_profile(folder: Path, **changes: Any) -> Path:
     path = folder / "fault.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
-
-
-@contextmanager
-def own_domain() -> Iterator[int]:
-    """A ROS domain that no other test process has, nor any other rig; see ``test/ros/conftest.py``."""
-    for step in range(101):
-        domain = 1 + (os.getpid() + 50 + step) % 101
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            lock.bind(f"\0vjepa-ac-planner-test-domain-{domain}")
-        except OSError:
-            lock.close()
-            continue
-        try:
-            yield domain
-        finally:
-            lock.close()
-        return
-    raise RuntimeError("all ROS domains are taken by other test processes")
 
 
 class Sent(NamedTuple):
