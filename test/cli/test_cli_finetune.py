@@ -92,6 +92,21 @@ def test_the_shipped_configurations_are_valid() -> None:
     from vjepa_ac_planner.training.finetune import FinetuneConfig
 
     folder = Path(__file__).parents[2] / "config" / "training"
-    for name in ("finetune.yaml", "finetune-panda-sim.yaml"):
+    for name in ("finetune.yaml", "finetune-small.yaml"):
         config = from_mapping(FinetuneConfig, load_yaml(folder / name), name)
         assert config.parts(1) >= 1
+
+
+def test_a_small_model_by_any_name_is_trained_as_small_ones_are(tmp_path) -> None:
+    from vjepa_ac_planner.cli.main import build_parser
+    from vjepa_ac_planner.cli.train_finetune import _config
+    from vjepa_ac_planner.models import find_model
+
+    def shipped(model):
+        where = ("--model", str(model), "--data", str(tmp_path), "--out", str(tmp_path))
+        return _config(build_parser().parse_args(["train", "finetune", *where]))
+
+    renamed = tmp_path / "my-encoder"
+    renamed.symlink_to(find_model("panda-sim").path.parent)
+    assert shipped(renamed) == shipped("panda-sim")
+    assert (shipped("panda-sim").precision, shipped("vjepa2-ac-vitg").precision) == ("float32", "bfloat16")

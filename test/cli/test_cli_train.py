@@ -77,3 +77,17 @@ def test_missing_data_is_bad_input(tmp_path, capsys) -> None:
 def test_a_stage_before_its_turn_says_which_one_is_missing(lab, tmp_path, capsys) -> None:
     assert stage(lab, "predictor", "--run", tmp_path) == 2
     assert "run the stage before this one first" in capsys.readouterr().err
+
+
+def test_play_is_collected_in_front_of_another_camera(lab, tmp_path, capsys) -> None:
+    config = yaml.safe_load((lab / "play.yaml").read_text())
+    collect = ["train", "collect", "--config", str(lab / "play.yaml"), "--scene", "lab-camera"]
+    assert main([*collect, "--episodes", "1", "--out", str(tmp_path / "there")]) == 0
+    scene = json.loads((tmp_path / "there" / "manifest.json").read_text())["config"]["sim"]
+    assert scene["camera_position"] == [1.25, 0.45, 0.85] and scene["width"] == config["sim"]["width"]
+
+    view = {"camera_position": [1.0, 0.5, 0.8], "camera_target": [0.3, 0.0, 0.3]}
+    (tmp_path / "views.yaml").write_text(yaml.safe_dump({**config, "views": [view]}))
+    both = ["train", "collect", "--config", str(tmp_path / "views.yaml"), "--scene", "lab-camera"]
+    assert main([*both, "--out", str(tmp_path / "nowhere")]) == 2
+    assert "lists views of its own" in capsys.readouterr().err

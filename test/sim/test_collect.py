@@ -13,7 +13,7 @@ from vjepa_ac_planner.config import from_mapping, load_yaml
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.sim.collect import collect, resize
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, SimConfig
-from vjepa_ac_planner.sim.play import BEHAVIOURS, CollectConfig, collect_episode
+from vjepa_ac_planner.sim.play import BEHAVIOURS, CollectConfig, View, collect_episode
 from vjepa_ac_planner.types import Command
 
 SMALL = CollectConfig(
@@ -136,3 +136,19 @@ def test_looks_differ_by_episode_and_what_happens_does_not(sim: PandaSim) -> Non
     assert np.abs(plain["states"] - dressed["states"]).max() < 2e-2
     again = collect_episode(8, SMALL, sim)
     assert (plain["images"] == again["images"]).all()
+
+
+def test_episodes_are_seen_from_several_places(sim: PandaSim, tmp_path: Path) -> None:
+    near = View((0.95, 0.95, 0.70), (0.28, 0.0, 0.28), 50.0)
+    far = View((1.25, 0.45, 0.85), (0.35, 0.0, 0.25), 45.0)
+    config = replace(SMALL, episodes=6, views=(near, far))
+    scenes = [config.scene(seed) for seed in range(6)]
+    assert {scene.camera_position for scene in scenes} == {near.camera_position, far.camera_position}
+    collect(config, tmp_path)
+    images = np.concatenate([np.load(path) for path in sorted(tmp_path.glob("*-images.npy"))])
+    for seed, scene in enumerate(scenes):
+        # Near is the usual camera; what happens in an episode does not depend on who watches.
+        seen = resize(collect_episode(seed, SMALL, sim)["images"], SMALL.store_size)
+        assert (images[seed] == seen).all() == (scene.camera_position == near.camera_position)
+    with pytest.raises(ConfigError, match="camera_fovy: received 500"):
+        replace(SMALL, views=(replace(near, camera_fovy=500.0),))

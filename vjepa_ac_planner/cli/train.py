@@ -10,7 +10,7 @@ from vjepa_ac_planner.cli import train_finetune, train_import, train_realign
 from vjepa_ac_planner.cli.arguments import add_json, at_least, command, group
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.cli.scene import add_scene, scene_options
-from vjepa_ac_planner.errors import CheckpointError
+from vjepa_ac_planner.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.training.recipe import Recipe
@@ -104,6 +104,8 @@ def run_collect(args: argparse.Namespace) -> int:
     path = args.config or config_file("training/collect.yaml")
     given = {"episodes": args.episodes, "first_seed": args.seed, "processes": args.processes}
     options = load_yaml(path) | {key: value for key, value in given.items() if value is not None}
+    if args.scene and options.get("views"):
+        raise ConfigError(f"--scene: {path} lists views of its own; leave one of the two out")
     options["sim"] = {**options.get("sim", {}), **scene_options(args.scene)}
     manifest = collect(from_mapping(CollectConfig, options, str(path)), args.out)
     say(f"{manifest}")

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
-from vjepa_ac_planner.errors import CheckpointError, ConfigError
+from vjepa_ac_planner.errors import CheckpointError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.training.finetune import FinetuneConfig
+
+SMALL = 512
+"""Widest predictor that a CPU trains, by ``finetune-small.yaml`` unless another file is given."""
 
 FINETUNE = """\
 The encoder stays frozen; its latents are cached beside the data. An interrupted run goes on with the same
@@ -97,7 +100,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="how to train (default: config/training/finetune-<model>.yaml, else finetune.yaml)",
+        help="how to train (default: config/training/finetune.yaml; finetune-small.yaml for small ones)",
     )
     parser.add_argument("--train", choices=("all", "last", "lora", "scratch"), help="what is trained")
     parser.add_argument("--iterations", type=at_least(1), metavar="N", help="optimiser steps")
@@ -230,12 +233,8 @@ def _config(args: argparse.Namespace) -> FinetuneConfig:
     from vjepa_ac_planner.planning.presets import config_file
     from vjepa_ac_planner.training.finetune import FinetuneConfig, with_options
 
-    path = args.config
-    if path is None:
-        try:
-            path = config_file(f"training/finetune-{find_model(args.model).description.name}.yaml")
-        except ConfigError:
-            path = config_file("training/finetune.yaml")
+    small = find_model(args.model).description.predictor.dim <= SMALL
+    path = args.config or config_file(f"training/finetune{'-small' if small else ''}.yaml")
     config = from_mapping(FinetuneConfig, load_yaml(path), str(path))
     return with_options(
         config,

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import platform
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _worker_threads() -> None:
     torch.set_num_threads(1)
 
 
-@lru_cache(maxsize=1)
+@cache  # one for each place of the camera
 def _worker_sim(config: SimConfig) -> PandaSim:
     return PandaSim(config)
 
@@ -117,10 +117,9 @@ def _shard_path(out: Path, index: int, kind: str) -> Path:
 
 
 def _collect_shard(config: CollectConfig, index: int, out: str) -> int:
-    sim = _worker_sim(config.sim)
     episodes = []
     for seed in _shard_seeds(config, index):
-        episode = collect_episode(seed, config, sim)
+        episode = collect_episode(seed, config, _worker_sim(config.scene(seed)))
         episodes.append({**episode, "images": resize(episode["images"], config.store_size)})
     behaviours = np.array([BEHAVIOURS.index(e["behaviour"]) for e in episodes], np.uint8)
     folder = Path(out)

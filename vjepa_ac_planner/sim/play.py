@@ -8,7 +8,7 @@ or a label.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,18 @@ EVALUATION_SEEDS = 100_000
 """Seeds from here on are for evaluation and never used in training, tuning or tests."""
 BEHAVIOURS = ("random", "goal", "interact", "contact")
 MAX_YAW = 0.5
+
+
+@dataclass(frozen=True)
+class View:
+    """A place for the camera; as in :class:`SimConfig`."""
+
+    camera_position: tuple[float, float, float]
+    """[m], base frame."""
+    camera_target: tuple[float, float, float]
+    """Point it looks at [m]."""
+    camera_fovy: float = 50.0
+    """Vertical field of view [degrees]."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ class CollectConfig:
     """How far looks go from the plain one, 0 .. 1: each episode has its own, of a strength up to this."""
     sim: SimConfig = field(default_factory=SimConfig)
     """Scene and camera."""
+    views: tuple[View, ...] = ()
+    """Places of the camera instead of the scene's: each episode is seen from one, drawn by its seed."""
 
     def __post_init__(self) -> None:
         check_range("episodes", self.episodes, 1, EVALUATION_SEEDS)
@@ -93,6 +107,20 @@ class CollectConfig:
         check_range("processes", self.processes, 1, 256)
         check_range("shard_episodes", self.shard_episodes, 1, 10000)
         check_range("first_seed", self.first_seed, 0, EVALUATION_SEEDS - self.episodes)
+        for view in self.views:
+            replace(self.sim, camera_fovy=view.camera_fovy)  # its ranges are the scene's
+
+    def scene(self, seed: int) -> SimConfig:
+        """The scene of one episode, seen from its place."""
+        if not self.views:
+            return self.sim
+        view = self.views[int(np.random.default_rng([seed, 8]).integers(len(self.views)))]
+        return replace(
+            self.sim,
+            camera_position=view.camera_position,
+            camera_target=view.camera_target,
+            camera_fovy=view.camera_fovy,
+        )
 
 
 def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = None) -> dict[str, Any]:
@@ -101,7 +129,7 @@ def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = Non
     Args:
         seed: below 100000.
         config: what to collect.
-        sim: a simulation to use again (its scene must be ``config.sim``); made and closed here if None.
+        sim: a simulation to use again, of ``config.scene(seed)``; made and closed here if None.
 
     Returns:
         ``images`` uint8 [T, H, W, 3] as rendered, ``states`` float32 [T, 7] as measured, ``commands``
@@ -116,7 +144,7 @@ def collect_episode(seed: int, config: CollectConfig, sim: PandaSim | None = Non
             f"seed: received {seed}, allowed 0 .. {EVALUATION_SEEDS - 1} (above: evaluation only)"
         )
     if sim is None:
-        with PandaSim(config.sim) as own:
+        with PandaSim(config.scene(seed)) as own:
             return collect_episode(seed, config, own)
     rng = np.random.default_rng([seed, 2])
     behaviour = _behaviour(rng.uniform(), config)
