@@ -41,7 +41,7 @@ def pytest_runtest_setup(item):
     """Beside another worker, tests that do not go by the clock give way to those that do."""
     beside = "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(BY_THE_CLOCK)
     if beside and not item.config.stash.get(GAVE_WAY, False):
-        os.nice(5)
+        os.nice(2)
         item.config.stash[GAVE_WAY] = True
 
 

@@ -22,8 +22,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from std_msgs.msg import Float64, String  # noqa: E402
 
+from vjepa_ac_planner.bags.storage import Skipped, open_storage  # noqa: E402
 from vjepa_ac_planner.bags.writer import BagWriter  # noqa: E402
-from vjepa_ac_planner.ros.play import message_class  # noqa: E402
+from vjepa_ac_planner.errors import InputError  # noqa: E402
+from vjepa_ac_planner.ros.play import chosen, message_class  # noqa: E402
 from vjepa_ac_planner.ros.stamps import to_seconds  # noqa: E402
 
 T0 = 1_700_000_000_000_000_000
@@ -137,8 +139,6 @@ def test_a_loop_goes_on_until_it_is_interrupted(bag: Path, listener: Listener) -
     ("arguments", "text"),
     [
         (("no-such.mcap",), "no-such.mcap"),
-        (("BAG", "--exclude-regex", ".*"), "nothing to play; it holds /words, /planner/energy"),
-        (("BAG", "--exclude-regex", "("), "is no regular expression"),
         (("BAG", "--rate", "0"), "--rate: received 0.0, allowed 0.01 .. 100"),
     ],
 )
@@ -146,6 +146,24 @@ def test_what_cannot_be_played_ends_with_a_reason(bag: Path, arguments: tuple[st
     process = play(*(str(bag) if word == "BAG" else word for word in arguments))
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 2 and text in output and "Traceback" not in output, output
+
+
+@pytest.mark.parametrize(
+    ("exclude", "text"),
+    [
+        (".*", "nothing to play; it holds /words, /planner/energy"),
+        ("(", r"--exclude-regex: '\(' is no regular expression"),
+    ],
+)
+def test_an_expression_that_leaves_nothing_or_is_none_is_refused(
+    bag: Path, exclude: str, text: str
+) -> None:
+    storage = open_storage(bag, Skipped())
+    try:
+        with pytest.raises(InputError, match=text):
+            chosen(storage, exclude)
+    finally:
+        storage.close()
 
 
 def test_a_type_that_is_not_installed_is_no_error_of_the_player() -> None:

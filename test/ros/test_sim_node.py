@@ -29,9 +29,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState  # no
 from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from vjepa_ac_planner.errors import ConfigError  # noqa: E402
 from vjepa_ac_planner.ros.frames import FrameChain  # noqa: E402
 from vjepa_ac_planner.ros.images import to_rgb  # noqa: E402
 from vjepa_ac_planner.ros.profile import load_profile  # noqa: E402
+from vjepa_ac_planner.ros.sim_node import SimNode  # noqa: E402
 from vjepa_ac_planner.ros.stamps import to_seconds, to_stamp  # noqa: E402
 from vjepa_ac_planner.sim.panda import PandaSim, SimConfig  # noqa: E402
 from vjepa_ac_planner.sim.tasks import make_task  # noqa: E402
@@ -355,11 +357,26 @@ def test_a_signal_ends_it_in_order_and_a_second_one_changes_nothing(number: int)
     [
         ("robot:=atlas", "robot: received 'atlas'"),
         ("task:=dance", "task: received 'dance'"),
-        ("detail:=some", "detail: received 'some', allowed full, low"),
-        ("width:=3", "width"),
     ],
 )
 def test_a_parameter_that_cannot_be_ends_it_with_a_reason(parameter: str, text: str) -> None:
-    process = start("height:=64", *(() if "detail" in parameter else ("detail:=low",)), parameter)
-    output = process.communicate(timeout=30)[0]
+    process = start("height:=64", "detail:=low", parameter)
+    output = process.communicate(timeout=120)[0]
     assert process.returncode == 2 and text in output and "Traceback" not in output, output
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [
+        ("detail:=some", "detail: received 'some', allowed full, low"),
+        ("width:=3", "parameter width: .* 3"),
+    ],
+)
+def test_parameters_are_checked_before_anything_is_built(parameter: str, text: str) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        with pytest.raises(ConfigError, match=text):
+            SimNode(context=context, cli_args=["--ros-args", "-p", parameter])
+    finally:
+        rclpy.shutdown(context=context)
