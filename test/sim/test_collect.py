@@ -93,6 +93,8 @@ def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
     assert [array.shape for array in images] == [(2, 4, 32, 32, 3), (1, 4, 32, 32, 3)]
     assert [array.shape for array in states] == [(2, 4, 7), (1, 4, 7)]
     assert np.load(tmp_path / "shard-00000-behaviours.npy").max() < len(BEHAVIOURS)
+    kinds = {path.stem.rpartition("-")[2] for path in tmp_path.glob("shard-*.npy")}
+    assert kinds == {"images", "states", "behaviours", "objects"}
     assert not list(tmp_path.glob("*.partial"))
 
     kept = tmp_path / "shard-00000-states.npy"

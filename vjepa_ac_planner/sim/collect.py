@@ -47,7 +47,7 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
     """Collect all episodes into a folder; shards that are already there are kept.
 
     The folder then holds, for each shard, ``shard-00000-images.npy`` uint8 [E, T, S, S, 3],
-    ``-states.npy`` float32 [E, T, 7], ``-commands.npy`` float32 [E, T - 1, 7] (poses sent),
+    ``-states.npy`` float32 [E, T, 7] as measured (training takes its actions from their differences),
     ``-behaviours.npy`` uint8 [E] (index into ``BEHAVIOURS``), and for probes, not for training,
     ``-objects.npy`` float32 [E, T, 2, 3] (cup and box, [m]);
     and ``manifest.json``. All of it can be memory-mapped.
@@ -125,8 +125,7 @@ def _collect_shard(config: CollectConfig, index: int, out: str) -> int:
     folder = Path(out)
     _save(_shard_path(folder, index, "images"), np.stack([e["images"] for e in episodes]))
     _save(_shard_path(folder, index, "behaviours"), behaviours)
-    for kind in ("commands", "objects"):
-        _save(_shard_path(folder, index, kind), np.stack([e[kind] for e in episodes]))
+    _save(_shard_path(folder, index, "objects"), np.stack([e["objects"] for e in episodes]))
     # The states come last: a shard counts as finished when they are there.
     _save(_shard_path(folder, index, "states"), np.stack([e["states"] for e in episodes]))
     return len(episodes)
