@@ -93,7 +93,11 @@ demo-ros: $(VENV)/.stamp-ros gl ## The same over ROS 2: planner and simulated ro
 
 test: $(VENV)/.stamp-dev gl ## Run the tests (ARGS="-k cem" narrows them; WORKERS=8 for more cores than two)
 	$(call say,"Running the tests")
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@failed=; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not clock and not slow and not gpu' $(ARGS) || test $$? = 5 || failed=yes; \
+	echo "== ... and those that go by the clock, one at a time"; \
+	$(BIN)/python -m pytest -m 'clock and not slow and not gpu' $(ARGS) || test $$? = 5 || failed=yes; \
+	test -z "$$failed"
 
 test-slow: $(VENV)/.stamp-dev gl ## Run the slow tests too
 	@$(BIN)/python -m pytest -m 'not gpu' $(ARGS)

@@ -1,4 +1,4 @@
-"""What all tests share: the golden numbers, the golden model, and how tests run beside each other."""
+"""What all tests share: the golden numbers, the golden model, and which tests go by the clock."""
 
 from __future__ import annotations
 
@@ -21,28 +21,14 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 BY_THE_CLOCK = ("test/ros/", "test/cli/test_cli_ros.py")
-"""Tests of processes that must answer in time: one after the other, and before all others."""
-GAVE_WAY = pytest.StashKey[bool]()
+"""Tests of processes that must answer in time."""
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """With ``-n``: the tests of a file stay in one worker, and so do all that go by the clock."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid):
-            return "by the clock" if nodeid.startswith(BY_THE_CLOCK) else super()._split_scope(nodeid)
-
-    return Scheduling(config, log)
-
-
-def pytest_runtest_setup(item):
-    """Beside another worker, tests that do not go by the clock give way to those that do."""
-    beside = "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(BY_THE_CLOCK)
-    if beside and not item.config.stash.get(GAVE_WAY, False):
-        os.nice(2)
-        item.config.stash[GAVE_WAY] = True
+def pytest_collection_modifyitems(items):
+    """Tests that go by the clock are told apart, so that nothing else need run beside them."""
+    for item in items:
+        if item.nodeid.startswith(BY_THE_CLOCK):
+            item.add_marker(pytest.mark.clock)
 
 
 @pytest.fixture(scope="session")
