@@ -200,6 +200,14 @@ def test_no_picture_is_drawn_that_nobody_wants(sim: PandaSim) -> None:
         assert not taken.wait(0.3)
 
 
+def test_while_time_stands_still_there_is_one_picture(sim: PandaSim) -> None:
+    pictures: list[float] = []
+    arm = LiveArm(sim)  # not started
+    with LiveCamera(arm, sim.config, 50.0, lambda stamp, _: pictures.append(stamp)):
+        assert until(lambda: len(pictures) == 1)
+        assert not until(lambda: len(pictures) > 1, 0.3)
+
+
 finite = st.floats(-0.3, 0.3)
 
 

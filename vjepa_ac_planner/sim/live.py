@@ -277,14 +277,18 @@ class LiveCamera:
                     item[1].set_exception(self._error or RuntimeError("the camera has stopped"))
 
     def _work(self, sim: PandaSim) -> None:
-        due = time.monotonic()
+        due, last = time.monotonic(), float("-inf")
         while True:
             try:
                 item = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
                 due = max(due + self._period, time.monotonic())
-                if self._wanted():
-                    stamp, snapshot = self._arm.snapshot()
+                if not self._wanted():
+                    continue
+                stamp, snapshot = self._arm.snapshot()
+                # Where physics gets no core, time stands still; no camera takes two pictures at one time.
+                if stamp > last:
+                    last = stamp
                     sim.restore(snapshot)
                     self._on_picture(stamp, sim.render())
                 continue
