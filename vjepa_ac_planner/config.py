@@ -128,6 +128,16 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str = "config") -
         raise ConfigError(f"{where}: {error}") from error
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` in it; nested mappings are merged, everything else is replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        result[key] = merged(old, value) if both else value
+    return result
+
+
 def to_mapping(config: Any) -> dict[str, Any]:
     """The inverse of :func:`from_mapping`: plain data, ready for YAML or JSON."""
 

@@ -91,3 +91,19 @@ def test_play_is_collected_in_front_of_another_camera(lab, tmp_path, capsys) -> 
     both = ["train", "collect", "--config", str(tmp_path / "views.yaml"), "--scene", "lab-camera"]
     assert main([*both, "--out", str(tmp_path / "nowhere")]) == 2
     assert "lists views of its own" in capsys.readouterr().err
+
+
+def test_values_of_the_recipe_are_replaced(lab, tmp_path, capsys) -> None:
+    run = ("--run", tmp_path, "--set", "frozen=chance", "predictor.loop.iterations=1", "episodes=2")
+    assert stage(lab, "predictor", *run) == 0
+    assert len((tmp_path / "predictor" / "metrics.jsonl").read_text().splitlines()) == 2  # step, held out
+    assert stage(lab, "export", *run, "--out", tmp_path / "model") == 1
+    assert not (tmp_path / "model").exists()
+    assert stage(lab, "export", "--force", *run, "--out", tmp_path / "model") == 0
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+    capsys.readouterr()
+    assert stage(lab, "predictor", "--set", "frozen=middle") == 2
+    assert "received 'middle', allowed 'alignment', 'encoder', 'chance'" in capsys.readouterr().err
+    assert stage(lab, "predictor", "--set", "episodes=1", "episodes.first=2") == 2
+    assert "goes into 'episodes', which was given a value before" in capsys.readouterr().err

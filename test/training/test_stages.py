@@ -20,6 +20,7 @@ from vjepa_ac_planner.training.alignment import aligned_encoder
 from vjepa_ac_planner.training.data import PlayData, rewrap_roll
 from vjepa_ac_planner.training.encoder import MaskDenoising, pretrained_encoder, train_encoder
 from vjepa_ac_planner.training.export import acceptance, export_model
+from vjepa_ac_planner.training.growing import load_grown
 from vjepa_ac_planner.training.loop import LoopConfig, optimise
 from vjepa_ac_planner.training.predictor import start_from_copy, trained_predictor
 from vjepa_ac_planner.training.recipe import Recipe, load_recipe
@@ -293,3 +294,82 @@ def test_a_recipe_may_go_on_from_a_model_and_needs_no_first_stage(recipe, play, 
     run_predictor(going_on, play, play, run)
     figures = run_evaluate(going_on, play, run)
     assert "one_step" in figures and "ranking_masked_encoder" not in figures
+
+
+def test_a_deeper_model_goes_on_from_what_the_finished_one_computes(recipe) -> None:
+    torch.manual_seed(0)
+    sizes = recipe.model
+    encoder, predictor = FrameEncoder(sizes.encoder), ActionConditionedPredictor(sizes.predictor)
+    pixels, z = torch.randn(2, 3, 32, 32), torch.randn(2, 2, 4, 24)
+    states, actions = torch.randn(2, 2, 7), torch.randn(2, 2, 7)
+    deeper = FrameEncoder(dataclasses.replace(sizes.encoder, depth=3))
+    further = ActionConditionedPredictor(dataclasses.replace(sizes.predictor, depth=2))
+    before = deeper(pixels)
+    load_grown(deeper, encoder.state_dict())
+    load_grown(further, predictor.state_dict())
+    assert not torch.allclose(before, encoder(pixels), atol=1e-2)
+    assert torch.equal(deeper(pixels), encoder(pixels))
+    assert torch.equal(further(z, states, actions), predictor(z, states, actions))
+    further(z, states, actions).square().sum().backward()
+    assert further.blocks[1].mlp.down.weight.grad.abs().max() > 0  # it can learn from there
+
+
+def test_a_model_of_other_sizes_is_no_start(recipe) -> None:
+    small = FrameEncoder(recipe.model.encoder)
+    with pytest.raises(
+        ConfigError, match=r"vit\.embeddings.* is \(24,\) there and \(48,\) here"
+    ):
+        load_grown(FrameEncoder(dataclasses.replace(recipe.model.encoder, dim=48)), small.state_dict())
+    deeper = FrameEncoder(dataclasses.replace(recipe.model.encoder, depth=2))
+    with pytest.raises(ConfigError, match=r"layer\.1\..* and missing here; .* as deep or less deep"):
+        load_grown(small, deeper.state_dict())
+
+
+@pytest.mark.parametrize("frozen", ["chance", "encoder"])
+def test_the_encoder_of_an_earlier_stage_may_be_frozen_to_compare(recipe, play, tmp_path, frozen) -> None:
+    compared, run = dataclasses.replace(recipe, frozen=frozen), tmp_path / "run"
+    with pytest.raises(CheckpointError):
+        frozen_encoder(recipe, run)
+    if frozen == "encoder":
+        run_encoder(compared, play, run)
+    run_predictor(compared, play, play, run)
+    figures = run_evaluate(compared, play, run)
+    assert ("ranking_masked_encoder" in figures) == (frozen == "encoder")
+    same, other = (frozen_encoder(compared, run).vit.state_dict() for _ in range(2))
+    assert all(torch.equal(same[name], other[name]) for name in same)  # chance is the same twice
+    if frozen == "chance":
+        assert figures["ranking"] == figures["ranking_random_encoder"]
+    bad = {**figures, "ranking": 0.0}
+    predictor = trained_predictor(recipe.predictor, run / "predictor")
+    parts = (compared.model, frozen_encoder(compared, run), predictor, bad)
+    with pytest.raises(CheckpointError, match="not exported"):
+        export_model(tmp_path / "refused", *parts)
+    export_model(tmp_path / "forced", *parts, force=True)
+    assert (tmp_path / "forced" / "model.safetensors").exists() and not (tmp_path / "refused").exists()
+
+
+def test_alignment_may_start_from_chance(recipe, play, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="run the stage before this one first"):
+        run_alignment(recipe, play, play, tmp_path)
+    alone = dataclasses.replace(
+        recipe, alignment=dataclasses.replace(recipe.alignment, pretrained=False), episodes=2
+    )
+    run_alignment(alone, play, play, tmp_path)
+    assert frozen_encoder(alone, tmp_path)
+
+
+def test_images_may_be_larger_than_the_models_but_not_smaller(recipe, play, tmp_path) -> None:
+    def sized(size: int) -> Recipe:
+        encoder = dataclasses.replace(recipe.model.encoder, image_size=size, patch_size=size // 2)
+        return dataclasses.replace(
+            recipe,
+            model=dataclasses.replace(recipe.model, encoder=encoder),
+            encoder=dataclasses.replace(recipe.encoder, encoder=encoder),
+            alignment=dataclasses.replace(recipe.alignment, encoder=encoder),
+        )
+
+    run_encoder(sized(16), play, tmp_path / "smaller")
+    with pytest.raises(
+        InputError, match="holds images of 32x32 pixels, the model takes 64x64"
+    ):
+        run_encoder(sized(64), play, tmp_path / "larger")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from vjepa_ac_planner.errors import InputError
 
@@ -71,6 +73,38 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     """Where to write the machine-readable result."""
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} to FILE as JSON")
+
+
+def add_set(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--set OPTION=VALUE ...`` in ``args.options``, for :func:`set_options`."""
+    parser.add_argument(
+        "--set", dest="options", nargs="+", default=[], metavar="OPTION=VALUE", help=f"replace {what}"
+    )
+
+
+def set_options(words: Sequence[str]) -> dict[str, Any]:
+    """What ``--set`` was given, ``cem.samples=96``, as nested options.
+
+    Raises:
+        InputError: not OPTION=VALUE, a value that is not YAML, or options within one that has a value.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected OPTION=VALUE, received {word!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set: {word!r} has no usable value ({error})") from error
+        *folders, leaf = name.split(".")
+        place = options
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set: {word!r} goes into {folder!r}, which was given a value before")
+        place[leaf] = value
+    return options
 
 
 def at_least(low: int) -> Callable[[str], int]:

@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vjepa_ac_planner.cli.arguments import set_options
 from vjepa_ac_planner.cli.console import replacing, say, write_json
 from vjepa_ac_planner.cli.evaluate import Item, evaluate
 from vjepa_ac_planner.cli.scene import scene_options
@@ -103,31 +102,12 @@ def _job(args: argparse.Namespace) -> Job:
         args.dtype,
         preset,
         protocol,
-        _options(args.options),
+        set_options(args.options),
         args.record,
         scene_options(args.scene),
     )
     _ = job.planner  # wrong options are said before the first trial
     return job
-
-
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """``cem.samples=96`` as nested options."""
-    options: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise InputError(f"--set: expected OPTION=VALUE, received {word!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set: {word!r} has no usable value ({error})") from error
-        *folders, leaf = name.split(".")
-        place = options
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[leaf] = value
-    return options
 
 
 def _trials(args: argparse.Namespace, job: Job, items: Sequence[Item]) -> Iterator[TrialResult]:

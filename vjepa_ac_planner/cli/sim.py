@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from vjepa_ac_planner.cli import latency
-from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command, group
+from vjepa_ac_planner.cli.arguments import (
+    add_json,
+    add_model,
+    add_preset,
+    add_set,
+    at_least,
+    command,
+    group,
+)
 from vjepa_ac_planner.cli.console import complain, say, write_json
 from vjepa_ac_planner.cli.scene import add_scene
 
@@ -58,14 +66,7 @@ def add_parser(commands: Any) -> None:
     )
     add_model(evaluate)
     add_preset(evaluate)
-    evaluate.add_argument(
-        "--set",
-        dest="options",
-        nargs="+",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="replace options of the preset, such as hold_margin=0.01 cem.samples=96",
-    )
+    add_set(evaluate, "options of the preset, such as hold_margin=0.01 cem.samples=96")
     _add_protocol(evaluate)
     add_scene(evaluate)
     evaluate.add_argument(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli import train_finetune, train_import, train_realign
-from vjepa_ac_planner.cli.arguments import add_json, at_least, command, group
+from vjepa_ac_planner.cli.arguments import add_json, add_set, at_least, command, group, set_options
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.cli.scene import add_scene, scene_options
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
@@ -73,9 +73,7 @@ def add_parser(commands: Any) -> None:
     _add_run(export).add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="such as models/panda-sim"
     )
-    export.add_argument(
-        "--force", action="store_true", help="of a fine-tuning run: write it whatever its figures say"
-    )
+    export.add_argument("--force", action="store_true", help="write it whatever its figures say")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -91,6 +89,7 @@ def _add_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", type=Path, metavar="FILE", help="sizes and stages (default: panda-sim's)"
     )
+    add_set(parser, "values of the recipe, the same for every stage, such as episodes=150")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's choice)")
     return parser
 
@@ -149,7 +148,7 @@ def run_export(args: argparse.Namespace) -> int:
     from vjepa_ac_planner.training.stages import run_export
 
     try:
-        figures = run_export(_prepare(args), args.test, args.run, args.out)
+        figures = run_export(_prepare(args), args.test, args.run, args.out, force=args.force)
     except CheckpointError as error:
         complain(f"vjepa-ac: {error}")
         return 1
@@ -166,7 +165,7 @@ def _prepare(args: argparse.Namespace) -> Recipe:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    return load_recipe(args.recipe or config_file("training/panda-sim.yaml"))
+    return load_recipe(args.recipe or config_file("training/panda-sim.yaml"), set_options(args.options))
 
 
 def _say_figures(figures: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from vjepa_ac_planner.config import check_range, from_mapping, load_yaml
+from vjepa_ac_planner.config import check_range, from_mapping, load_yaml, merged
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.planning.cem import CEMConfig
 from vjepa_ac_planner.planning.energy import EnergyOver
@@ -77,7 +77,7 @@ class PlannerConfig:
         presets = _presets()
         if name not in presets:
             raise ConfigError(f"preset: received {name!r}, allowed {', '.join(presets)}")
-        return from_mapping(cls, _merged(presets[name], overrides or {}), f"preset {name}")
+        return from_mapping(cls, merged(presets[name], overrides or {}), f"preset {name}")
 
 
 def preset_names() -> tuple[str, ...]:
@@ -105,13 +105,3 @@ def config_file(name: str) -> Path:
         if place.is_file():
             return place
     raise ConfigError(f"{name}: not found; looked at {', '.join(map(str, places))}; reinstall the package")
-
-
-def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in overrides.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            value = _merged(old, value)
-        merged[key] = value
-    return merged

@@ -29,6 +29,7 @@ from vjepa_ac_planner.nn.predictor import latent_norm
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.augment import vary_light
 from vjepa_ac_planner.training.data import PlayData
+from vjepa_ac_planner.training.growing import load_grown
 from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
 from vjepa_ac_planner.training.losses import motion_loss
 from vjepa_ac_planner.training.scaling import Scales
@@ -61,7 +62,9 @@ class AlignmentTraining:
     vary_light: float = 0.0
     """How much exposure, contrast and white balance are varied from episode to episode, 0 .. 1."""
     start_from: str | None = None
-    """Model to go on from (name or folder); None starts from stage 1."""
+    """Model to go on from (name or folder), as deep or less deep; None starts from stage 1."""
+    pretrained: bool = True
+    """Whether to start from stage 1 where no model is named; from chance otherwise."""
     evaluate_every: int = 200
 
     def __post_init__(self) -> None:
@@ -197,7 +200,7 @@ class AlignmentStage:
         self.directions: nn.Module = learned
         if config.start_from is not None:
             model = WorldModel.load(config.start_from, device="cpu", dtype="float32")
-            self.encoder.load_state_dict(model.encoder.state_dict())
+            load_grown(self.encoder, model.encoder.state_dict())
             if config.directions == "predictor":
                 self.directions = ExpectedDirections(model, data, config, config.loop.seed)
             else:

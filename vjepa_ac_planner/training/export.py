@@ -24,15 +24,17 @@ def export_model(
     predictor: ActionConditionedPredictor,
     figures: dict[str, Any],
     dtype: torch.dtype = torch.float32,
+    *,
+    force: bool = False,
 ) -> None:
     """Write ``model.safetensors``, ``model.yaml`` and ``metrics.json``; folds the predictor's scales.
 
     Raises:
         CheckpointError: weights that do not fit the description, or an encoder that its own figures
-            do not accept (see :func:`acceptance`).
+            do not accept (see :func:`acceptance`); with ``force`` it is written all the same.
     """
     refused = acceptance(figures)
-    if refused:
+    if refused and not force:
         raise CheckpointError(f"{folder}: not exported: " + "; ".join(refused))
     save_model(folder, description, encoder.state_dict(), fold_scales(predictor).state_dict(), dtype)
     with replacing(folder / "metrics.json") as file:

@@ -16,6 +16,7 @@ from vjepa_ac_planner.nn.layers import Block
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.data import PlayData
+from vjepa_ac_planner.training.growing import load_grown
 from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
 from vjepa_ac_planner.training.losses import prediction_loss
 from vjepa_ac_planner.training.scaling import InputScales, scale_inputs, unfold_scales
@@ -38,7 +39,7 @@ class PredictorTraining:
     clip_length: int = 4
     rollout_steps: int = 2
     start_from: str | None = None
-    """Model to go on from (name or folder); None starts by copying the latent."""
+    """Model to go on from (name or folder), as deep or less deep; None starts by copying the latent."""
     evaluate_every: int = 500
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ class PredictorStage:
             self.predictor = scale_inputs(start_from_copy(predictor), config.scales)
         else:
             model = WorldModel.load(config.start_from, device="cpu", dtype="float32")
-            predictor.load_state_dict(model.predictor.state_dict())
+            load_grown(predictor, model.predictor.state_dict())
             self.predictor = unfold_scales(predictor, config.scales)
         self.modules = {"predictor": self.predictor}
 

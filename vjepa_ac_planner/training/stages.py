@@ -39,7 +39,7 @@ def run_alignment(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
     train_alignment(
         recipe.alignment,
         _play(data, recipe),
-        None if recipe.alignment.start_from else pretrained_encoder(run / "encoder"),
+        pretrained_encoder(run / "encoder") if _needs_first(recipe) else None,
         run / "alignment",
         lambda encoder: encoder_figures(encoder, quick)[0],
     )
@@ -68,7 +68,7 @@ def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
     errors = prediction_errors(predictor, latents, data)
 
     before = {}
-    if recipe.alignment.start_from is None:
+    if _needs_first(recipe):
         young = FrameEncoder(recipe.model.encoder)
         young.vit.load_state_dict(pretrained_encoder(run / "encoder"))
         after_masking, _ = encoder_figures(young, data)
@@ -84,25 +84,38 @@ def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
     }
 
 
-def run_export(recipe: Recipe, test: Path, run: Path, folder: Path) -> dict[str, Any]:
-    """Evaluate, and write the model folder if the figures are good enough."""
+def run_export(
+    recipe: Recipe, test: Path, run: Path, folder: Path, *, force: bool = False
+) -> dict[str, Any]:
+    """Evaluate, and write the model folder if the figures are good enough, or with ``force``."""
     figures = run_evaluate(recipe, test, run)
     predictor = trained_predictor(recipe.predictor, run / "predictor")
-    export_model(folder, recipe.model, frozen_encoder(recipe, run), predictor, figures)
+    export_model(folder, recipe.model, frozen_encoder(recipe, run), predictor, figures, force=force)
     return figures
 
 
 def frozen_encoder(recipe: Recipe, run: Path) -> FrameEncoder:
-    """The encoder of stage 2."""
+    """The encoder of the stage that the recipe says, the second as a rule."""
+    torch.manual_seed(recipe.encoder.loop.seed)
     encoder = FrameEncoder(recipe.model.encoder)
-    encoder.load_state_dict(aligned_encoder(run / "alignment"))
+    if recipe.frozen == "alignment":
+        encoder.load_state_dict(aligned_encoder(run / "alignment"))
+    elif recipe.frozen == "encoder":
+        encoder.vit.load_state_dict(pretrained_encoder(run / "encoder"))
     return encoder.requires_grad_(False).eval()
 
 
+def _needs_first(recipe: Recipe) -> bool:
+    """Whether stage 1 has a part in the model."""
+    if recipe.frozen == "alignment":
+        return recipe.alignment.pretrained and recipe.alignment.start_from is None
+    return recipe.frozen == "encoder"
+
+
 def _play(folder: Path, recipe: Recipe) -> PlayData:
-    data = PlayData.load(folder)
+    data = PlayData.load(folder, episodes=recipe.episodes)
     size = recipe.model.encoder.image_size
-    if data.images.shape[2:4] != (size, size):
+    if min(data.images.shape[2:4]) < size:
         raise InputError(
             f"{folder}: holds images of {data.images.shape[3]}x{data.images.shape[2]} pixels, the model "
             f"takes {size}x{size}; collect with store_size: {size}"
