@@ -133,8 +133,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
-        result[key] = merged(old, value) if both else value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = merged(old, value)
+        result[key] = value
     return result
 
 

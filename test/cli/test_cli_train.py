@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import yaml
 
@@ -107,3 +109,38 @@ def test_values_of_the_recipe_are_replaced(lab, tmp_path, capsys) -> None:
     assert "received 'middle', allowed 'alignment', 'encoder', 'chance'" in capsys.readouterr().err
     assert stage(lab, "predictor", "--set", "episodes=1", "episodes.first=2") == 2
     assert "goes into 'episodes', which was given a value before" in capsys.readouterr().err
+
+
+def test_probes_say_what_the_latents_hold(lab, tmp_path, capsys) -> None:
+    run = ("--run", tmp_path / "run", "--set", "frozen=chance", "predictor.loop.iterations=1")
+    assert stage(lab, "predictor", *run) == 0
+    assert stage(lab, "export", "--force", *run, "--out", tmp_path / "model") == 0
+    probe = [
+        "train",
+        "probe",
+        "--model",
+        tmp_path / "model",
+        "--data",
+        lab / "play",
+        "--test",
+        lab / "play",
+    ]
+    options = ["--set", "dim=24", "depth=2", "loop.iterations=3", "--json", tmp_path / "probe.json"]
+    words = [str(word) for word in [*probe, *options, "--out", tmp_path / "probes"]]
+    assert main(words) == 0
+    figures = json.loads((tmp_path / "probe.json").read_text())
+    assert 0 < figures["hand_m"] < 1 and 0 < figures["cup_m_mean"] < 1 and figures["closedness_r2"] < 1
+    assert figures["done_pairs"] > 1000 and 0 <= figures["done_auc"] <= 1
+    assert (tmp_path / "probes" / "done" / "probe.safetensors").exists()
+
+    # Recordings of a robot do not know where objects are: the hand is asked for alone.
+    bare = tmp_path / "bare"
+    shutil.copytree(lab / "play", bare, ignore=shutil.ignore_patterns("*-objects.npy"))
+    words = [str(bare) if word == str(lab / "play") else word for word in words]
+    assert main([*words[:-1], str(tmp_path / "bare-probes")]) == 0
+    figures = json.loads((tmp_path / "probe.json").read_text())
+    assert "hand_m" in figures and "cup_m" not in figures and "done_auc" in figures
+
+    np.save(bare / "shard-00000-objects.npy", np.zeros((1, 5, 2, 3)))
+    assert main([*words[:-1], str(tmp_path / "other-probes")]) == 2
+    assert "do not belong to frames" in capsys.readouterr().err

@@ -316,9 +316,7 @@ def test_a_deeper_model_goes_on_from_what_the_finished_one_computes(recipe) -> N
 
 def test_a_model_of_other_sizes_is_no_start(recipe) -> None:
     small = FrameEncoder(recipe.model.encoder)
-    with pytest.raises(
-        ConfigError, match=r"vit\.embeddings.* is \(24,\) there and \(48,\) here"
-    ):
+    with pytest.raises(ConfigError, match=r"vit\.embeddings.* is \(24,\) there and \(48,\) here"):
         load_grown(FrameEncoder(dataclasses.replace(recipe.model.encoder, dim=48)), small.state_dict())
     deeper = FrameEncoder(dataclasses.replace(recipe.model.encoder, depth=2))
     with pytest.raises(ConfigError, match=r"layer\.1\..* and missing here; .* as deep or less deep"):
@@ -369,7 +367,5 @@ def test_images_may_be_larger_than_the_models_but_not_smaller(recipe, play, tmp_
         )
 
     run_encoder(sized(16), play, tmp_path / "smaller")
-    with pytest.raises(
-        InputError, match="holds images of 32x32 pixels, the model takes 64x64"
-    ):
+    with pytest.raises(InputError, match="holds images of 32x32 pixels, the model takes 64x64"):
         run_encoder(sized(64), play, tmp_path / "larger")

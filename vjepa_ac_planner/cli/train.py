@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli import train_finetune, train_import, train_realign
+from vjepa_ac_planner.cli import train_finetune, train_import, train_probe, train_realign
 from vjepa_ac_planner.cli.arguments import add_json, add_set, at_least, command, group, set_options
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.cli.scene import add_scene, scene_options
@@ -42,6 +42,7 @@ def add_parser(commands: Any) -> None:
     train_import.add_parser(train)
     train_finetune.add_parsers(train)
     train_realign.add_parser(train)
+    train_probe.add_parser(train)
     collect = command(train, "collect", run_collect, "collect play data in the simulator", STAGES)
     collect.add_argument(
         "--config", type=Path, metavar="FILE", help="what to collect (default: the shipped one)"
