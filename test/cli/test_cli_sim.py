@@ -121,3 +121,36 @@ def test_the_camera_of_a_scene_is_the_one_that_looks(tmp_path):
         scene_options(str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match=r"sim/nowhere\.yaml: not found"):
         scene_options("nowhere")
+
+
+def test_a_classifier_may_end_a_trial(command, tmp_path, read_json):
+    import torch
+
+    from vjepa_ac_planner.models import find_model
+    from vjepa_ac_planner.training.probe import AttentiveProbe, ProbeConfig, save_probe
+
+    encoder = find_model("panda-sim").description.encoder
+    config = ProbeConfig(dim=12, depth=1, heads=1)
+    probe = AttentiveProbe(config, 2 * encoder.tokens, encoder.dim, 1)
+    torch.nn.init.zeros_(probe.out.weight)
+    steps = {}
+    for name, logit in (("done", 9.0), ("never", -9.0)):
+        torch.nn.init.constant_(probe.out.bias, logit)
+        save_probe(tmp_path / f"{name}.safetensors", probe)
+        out = tmp_path / f"{name}.json"
+        base = ("sim", "eval", "--trials", 1, "--seed", 7, "--json", out)
+        assert command(*base, "--done-probe", tmp_path / f"{name}.safetensors")[0] == 0
+        (episode,) = read_json(out)["episodes"]
+        steps[name] = len(episode["errors_m"]) - 1, episode["stop_reason"]
+        assert len(read_json(out)["settings"]["done_probe_sha256"]) == 64
+    assert steps["done"] == (0, "reached")
+    assert steps["never"][0] > 2 and steps["never"][1] != "reached"
+
+    other = tmp_path / "other.safetensors"
+    save_probe(other, AttentiveProbe(config, 4, encoder.dim, 1))
+    code, _, err = command("sim", "eval", "--trials", 1, "--done-probe", other)
+    assert code == 2 and "train one with `vjepa-ac train probe`" in err
+    code, _, err = command("sim", "eval", "--policy", "random", "--done-probe", other)
+    assert code == 2 and "--done-probe: received with policy 'random'" in err
+    code, _, err = command("sim", "eval", "--trials", 1, "--done-probe", tmp_path / "no.safetensors")
+    assert code == 2 and "no.safetensors" in err and "Traceback" not in err

@@ -39,7 +39,7 @@ def test_a_probe_reads_a_number_that_one_token_holds(tmp_path: Path) -> None:
         error = (probe(latents[500:]) - targets[500:]).abs().mean(dim=0)[0]
     assert error < 0.35 * targets[500:, 0].std()
 
-    again = load_probe(tmp_path / "probe.safetensors", heads=2)
+    again = load_probe(tmp_path / "probe.safetensors")
     with torch.no_grad():
         assert torch.equal(again(latents[:5]), probe(latents[:5]))
 
@@ -82,6 +82,8 @@ def test_task_done_is_a_stop_condition(mini_model) -> None:
     tokens, dim = 2 * 16, mini_model.description.encoder.dim
 
     class Same(torch.nn.Module):
+        sizes = (tokens, dim, 1)
+
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             assert z.shape == (1, tokens, dim)
             return 10.0 - 1000.0 * z[:, : tokens // 2].abs().mean(dim=(1, 2))[:, None]

@@ -79,6 +79,8 @@ def tables(files: Sequence[str], into: Path | None) -> int:
 def _job(args: argparse.Namespace) -> Job:
     if args.record and args.policy != "planner":
         raise InputError(f"--record: received with policy {args.policy!r}, allowed with 'planner' only")
+    if args.done_probe and args.policy != "planner":
+        raise InputError(f"--done-probe: received with policy {args.policy!r}, allowed with 'planner' only")
     preset = args.preset or find_model(args.model).description.preset
     changes = {
         name: getattr(args, name)
@@ -105,6 +107,7 @@ def _job(args: argparse.Namespace) -> Job:
         set_options(args.options),
         args.record,
         scene_options(args.scene),
+        args.done_probe,
     )
     _ = job.planner  # wrong options are said before the first trial
     return job

@@ -90,6 +90,13 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="write every trial of the planner as a bag into DIR, for `vjepa-ac replay`",
     )
+    evaluate.add_argument(
+        "--done-probe",
+        type=Path,
+        metavar="FILE",
+        help="end a trial as well when this classifier sees the last goal reached (done/probe.safetensors "
+        "of `vjepa-ac train probe`)",
+    )
     oracle = command(
         sim, "oracle", run_oracle, "run the scripted solution, which knows where everything is"
     )

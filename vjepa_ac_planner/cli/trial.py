@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from vjepa_ac_planner.sim.evaluate import TrialResult, run_oracle, run_trial
 from vjepa_ac_planner.sim.panda import PandaSim, SimConfig
 from vjepa_ac_planner.sim.protocol import Protocol, goal_chain, loop_config, max_steps
 from vjepa_ac_planner.sim.tasks import Task, make_task
+from vjepa_ac_planner.training.probe import TaskDone, load_probe
+from vjepa_ac_planner.types import Goal
 from vjepa_ac_planner.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class Job:
     """Folder for one bag per trial."""
     scene: Mapping[str, Any] = field(default_factory=dict)
     """Options of the scene and its camera, replaced; see :class:`SimConfig`."""
+    done_probe: Path | None = None
+    """A classifier that ends a run when it sees the last goal reached; see :class:`TaskDone`."""
 
     @property
     def planner(self) -> PlannerConfig:
@@ -64,6 +69,7 @@ class Job:
             "planner": to_mapping(self.planner),
             "protocol": to_mapping(self.protocol),
             **({"scene": dict(self.scene)} if self.scene else {}),
+            **({"done_probe_sha256": sha256(self.done_probe)} if self.done_probe else {}),
             "versions": {
                 "vjepa_ac_planner": __version__,
                 **{name: importlib.metadata.version(name) for name in ("mujoco", "torch", "numpy")},
@@ -86,9 +92,12 @@ class Runner:
         self.sim = make_simulation(self._description, job.scene)
         self._planner: Planner | None = None
         self._imagination: PandaSim | None = None
+        self._done: Callable[[Goal], TaskDone] | None = None
         if job.policy == "planner":
             model = WorldModel.load(job.model, device=job.device, dtype=job.dtype)  # type: ignore[arg-type]
             self._planner = Planner(model, self._config)
+            if job.done_probe is not None:
+                self._done = partial(TaskDone, model, load_probe(job.done_probe))
         elif job.policy == "pixels":
             self._imagination = PandaSim(self.sim.config)
 
@@ -117,9 +126,16 @@ class Runner:
                 if self._on_step is not None:
                     self._on_step(step, self.sim)
 
-            steps = max_steps(task, protocol)
+            done = self._done(goals.goals[-1]) if self._done is not None else None
             result, episode = run_trial(
-                self.sim, task, policy, goals, max_steps=steps, loop=loop, on_step=on_step
+                self.sim,
+                task,
+                policy,
+                goals,
+                max_steps=max_steps(task, protocol),
+                loop=loop,
+                reached=None if done is None else lambda seen: goals.last and done(seen),
+                on_step=on_step,
             )
             if recorder is not None:
                 recorder.end(episode.final)

@@ -313,7 +313,7 @@ class RecedingHorizon:
     ) -> tuple[StopReason, str] | None:
         config = self.config
         if reached is not None and reached(observation):
-            return "reached", "the world says that the goal is reached"
+            return "reached", "the goal was seen to be reached"
         if self.safety.paused is not None:
             return "paused", f"safety paused: {self.safety.paused}"
         if self.goals.done:

@@ -64,6 +64,7 @@ def run_episode(
     max_steps: int | None = None,
     safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
+    reached: Callable[[Observation], bool] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Episode:
     """One closed-loop run from a task's start; the simulation is left where it ended.
@@ -76,6 +77,7 @@ def run_episode(
         max_steps: most steps; None takes the task's.
         safety: limits; None takes :func:`sim_safety`.
         loop: when to end.
+        reached: a further reason to end: asked before every step.
         on_step: called with every finished step.
     """
     task.begin(sim)
@@ -85,7 +87,8 @@ def run_episode(
         goals or GoalChain(task.goals[-1]),
         loop or LoopConfig(),
     )
-    return horizon.run(sim, task.max_steps if max_steps is None else max_steps, on_step=on_step)
+    most = task.max_steps if max_steps is None else max_steps
+    return horizon.run(sim, most, reached=reached, on_step=on_step)
 
 
 def run_trial(
@@ -97,6 +100,7 @@ def run_trial(
     max_steps: int | None = None,
     safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
+    reached: Callable[[Observation], bool] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> tuple[TrialResult, Episode]:
     """One trial, judged by the truth of the simulation; see :func:`run_episode`."""
@@ -109,7 +113,15 @@ def run_trial(
             on_step(step)
 
     episode = run_episode(
-        sim, task, planner, goals=goals, max_steps=max_steps, safety=safety, loop=loop, on_step=watch
+        sim,
+        task,
+        planner,
+        goals=goals,
+        max_steps=max_steps,
+        safety=safety,
+        loop=loop,
+        reached=reached,
+        on_step=watch,
     )
     witness.end()
     task.lift(sim)

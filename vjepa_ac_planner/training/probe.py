@@ -22,6 +22,9 @@ from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
 from vjepa_ac_planner.types import Goal, Observation
 from vjepa_ac_planner.world_model import WorldModel
 
+_HEADS = "heads"
+"""Where a file says how many there are: no weight shows it."""
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
@@ -65,6 +68,8 @@ class AttentiveProbe(nn.Module):
 
     def __init__(self, config: ProbeConfig, tokens: int, latent_dim: int, outputs: int) -> None:
         super().__init__()
+        self.heads = config.heads
+        self.sizes = (tokens, latent_dim, outputs)
         self.embed = nn.Linear(latent_dim, config.dim)
         # A pooled token must know where in the image it was: the encoder's own positions are relative.
         self.place = nn.Parameter(0.02 * torch.randn(tokens, config.dim))
@@ -220,45 +225,53 @@ def save_probe(path: Path, probe: AttentiveProbe) -> None:
         CheckpointError: they cannot be written, or are not finite.
     """
     tensors = {name: StoredTensor.of(tensor) for name, tensor in probe.state_dict().items()}
-    write_safetensors(path, tensors, torch.float32, {"format": "pt", "heads": str(probe.blocks[0].heads)})
+    tensors[_HEADS] = StoredTensor.of(torch.tensor([float(probe.heads)]))
+    write_safetensors(path, tensors, torch.float32, {"format": "pt"})
 
 
-def load_probe(path: Path, heads: int = 3) -> AttentiveProbe:
+def load_probe(path: Path) -> AttentiveProbe:
     """Read a probe's weights; its sizes follow from them.
-
-    Args:
-        path: what :func:`save_probe` wrote.
-        heads: attention heads it was trained with.
 
     Raises:
         CheckpointError: missing, damaged, or no probe.
     """
     state = {name: tensor.read().clone() for name, tensor in read_safetensors(path).items()}
     try:
+        heads = int(state.pop(_HEADS))
         tokens, dim = state["place"].shape
         outputs, latent_dim = len(state["offset"]), state["embed.weight"].shape[1]
         depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
         probe = AttentiveProbe(ProbeConfig(dim, depth, heads), tokens, latent_dim, outputs)
         probe.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: is no attentive probe of {heads} heads ({error})") from error
+        raise CheckpointError(f"{path}: is no attentive probe ({error!r})") from error
     return probe.eval()
 
 
 class TaskDone:
-    """Whether what is seen is what the goal shows: a stop condition for a loop's ``reached``.
+    """Whether what is seen is what the goal shows: a stop condition, ``reached`` of a receding horizon.
 
     Args:
         model: encodes frames.
         probe: trained by :class:`DoneOrNot` on latents of this model.
         goal: what to reach.
         threshold: probability from which on the answer is yes.
+
+    Raises:
+        ConfigError: a threshold out of range, or a probe of other latents or questions.
     """
 
     def __init__(
         self, model: WorldModel, probe: AttentiveProbe, goal: Goal, threshold: float = 0.9
     ) -> None:
         check_range("threshold", threshold, 0.0, 1.0)
+        encoder = model.description.encoder
+        wanted = (2 * encoder.tokens, encoder.dim, 1)
+        if probe.sizes != wanted:
+            raise ConfigError(
+                f"probe: takes tokens, channels and gives numbers {probe.sizes}, for model "
+                f"{model.description.name!r} allowed is {wanted}; train one with `vjepa-ac train probe`"
+            )
         self._model, self._probe, self._threshold = model, probe.to(model.device).eval(), threshold
         self._goal = model.encode([goal.frame]).float()
 
