@@ -349,11 +349,23 @@ def test_the_encoder_of_an_earlier_stage_may_be_frozen_to_compare(recipe, play, 
 def test_alignment_may_start_from_chance(recipe, play, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="run the stage before this one first"):
         run_alignment(recipe, play, play, tmp_path)
-    alone = dataclasses.replace(
-        recipe, alignment=dataclasses.replace(recipe.alignment, pretrained=False), episodes=2
-    )
+    alone = dataclasses.replace(recipe, alignment=dataclasses.replace(recipe.alignment, pretrained=False))
     run_alignment(alone, play, play, tmp_path)
-    assert frozen_encoder(alone, tmp_path)
+    torch.manual_seed(recipe.alignment.loop.seed)
+    chance = FrameEncoder(recipe.model.encoder).state_dict()
+    trained = frozen_encoder(alone, tmp_path).state_dict()
+    change = max((trained[name] - chance[name]).abs().max() for name in chance)
+    assert 0 < change < 0.1  # four small steps away from it
+
+
+def test_training_may_be_limited_to_the_first_episodes(recipe, play, tmp_path) -> None:
+    last = play / "shard-00001-states.npy"
+    np.save(last, np.full_like(np.load(last), np.nan))  # the fourth episode
+    with pytest.raises(InputError, match="some states are not finite"):
+        run_encoder(recipe, play, tmp_path / "all")
+    run_encoder(dataclasses.replace(recipe, episodes=3), play, tmp_path / "some")
+    with pytest.raises(ConfigError, match="episodes: received 0"):
+        dataclasses.replace(recipe, episodes=0)
 
 
 def test_images_may_be_larger_than_the_models_but_not_smaller(recipe, play, tmp_path) -> None:

@@ -67,6 +67,11 @@ class AlignmentTraining:
     """Whether to start from stage 1 where no model is named; from chance otherwise."""
     evaluate_every: int = 200
 
+    @property
+    def needs_first_stage(self) -> bool:
+        """Whether it starts from stage 1."""
+        return self.pretrained and self.start_from is None
+
     def __post_init__(self) -> None:
         check_range("episodes", self.episodes, 1, 4096)
         check_range("frames", self.frames, 2, 1024)

@@ -122,7 +122,8 @@ def _state_figures(probe: AttentiveProbe, train: Labelled, test: Labelled) -> di
 @torch.no_grad()
 def _done_figures(probe: AttentiveProbe, test: Labelled) -> dict[str, float]:
     generator = torch.Generator().manual_seed(1)
-    episode, frame, goal = draw_pairs(test.done.shape[:2], PAIRS, generator)
+    done = test.done
+    episode, frame, goal = draw_pairs(done.shape[:2], PAIRS, generator)
     other = frame != goal
     episode, frame, goal = episode[other], frame[other], goal[other]
     probability = torch.cat(
@@ -131,7 +132,7 @@ def _done_figures(probe: AttentiveProbe, test: Labelled) -> dict[str, float]:
             for e, f, g in zip(episode.split(256), frame.split(256), goal.split(256), strict=True)
         ]
     )
-    wanted = test.done[episode, frame, goal]
+    wanted = done[episode, frame, goal]
     yes, no = probability[wanted], probability[~wanted]
     figures = {"done_pairs": float(len(wanted)), "done_positives": float(len(yes))}
     if len(yes) and len(no):

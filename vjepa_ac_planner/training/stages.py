@@ -39,7 +39,7 @@ def run_alignment(recipe: Recipe, data: Path, test: Path, run: Path) -> None:
     train_alignment(
         recipe.alignment,
         _play(data, recipe),
-        pretrained_encoder(run / "encoder") if _needs_first(recipe) else None,
+        pretrained_encoder(run / "encoder") if recipe.alignment.needs_first_stage else None,
         run / "alignment",
         lambda encoder: encoder_figures(encoder, quick)[0],
     )
@@ -68,7 +68,7 @@ def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
     errors = prediction_errors(predictor, latents, data)
 
     before = {}
-    if _needs_first(recipe):
+    if recipe.frozen == "encoder" or (recipe.frozen == "alignment" and recipe.alignment.needs_first_stage):
         young = FrameEncoder(recipe.model.encoder)
         young.vit.load_state_dict(pretrained_encoder(run / "encoder"))
         after_masking, _ = encoder_figures(young, data)
@@ -103,13 +103,6 @@ def frozen_encoder(recipe: Recipe, run: Path) -> FrameEncoder:
     elif recipe.frozen == "encoder":
         encoder.vit.load_state_dict(pretrained_encoder(run / "encoder"))
     return encoder.requires_grad_(False).eval()
-
-
-def _needs_first(recipe: Recipe) -> bool:
-    """Whether stage 1 has a part in the model."""
-    if recipe.frozen == "alignment":
-        return recipe.alignment.pretrained and recipe.alignment.start_from is None
-    return recipe.frozen == "encoder"
 
 
 def _play(folder: Path, recipe: Recipe) -> PlayData:
