@@ -158,7 +158,8 @@ def test_without_franka_msgs_the_error_says_where_to_get_it(monkeypatch):
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     with pytest.raises(MissingDependencyError) as caught:
         franka.state_message()
-    assert "topic robot_state needs the message package franka_msgs" in str(caught.value)
+    assert str(caught.value).startswith("topic robot_state (null in the robot's profile")
+    assert "needs the message package franka_msgs" in str(caught.value)
     assert "sudo apt install ros-jazzy-franka-msgs" in str(caught.value)
     assert "https://github.com/frankarobotics/franka_ros2" in str(caught.value)
 

@@ -126,6 +126,15 @@ def test_an_unknown_robot_is_refused_with_the_known_ones():
         resolve({"robot": "ur5"})
 
 
+def test_a_recording_has_no_mode_to_wait_for_and_no_gripper_to_move():
+    values = {"robot": "fr3", "dry_run": True}
+    _, live = resolve(values)
+    _, played = resolve({**values, "run_when_ready": True})
+    assert live.topics.robot_state and live.gripper.backend == "grasp"
+    assert played.topics.robot_state is None and played.gripper.backend == "none"
+    assert played.topics.ee_pose == live.topics.ee_pose and played.frames == live.frames
+
+
 def test_a_value_that_is_refused_leaves_the_base_alone():
     base = load_profile("panda")
     before = replace(base)

@@ -32,7 +32,8 @@ class Setpoint:
     pose: FloatArray
     """[7] pose and closedness, model frame."""
     twist: FloatArray
-    """[6] velocity [m/s, rad/s] of the model frame's origin; zero unless ``kind`` is ``move``."""
+    """[6] velocity [m/s, rad/s] of the model frame's origin; zero unless ``kind`` is ``move`` and twists
+    are wanted."""
     reason: str = ""
     """Why it is no motion."""
 
@@ -42,10 +43,11 @@ class SetpointStream:
 
     Args:
         safety: limits and the rules of age.
+        twists: whether velocities are wanted beside poses.
     """
 
-    def __init__(self, safety: SafetyLayer) -> None:
-        self._safety = safety
+    def __init__(self, safety: SafetyLayer, *, twists: bool = True) -> None:
+        self._safety, self._twists = safety, twists
         self.begin()
 
     def begin(self) -> None:
@@ -54,6 +56,10 @@ class SetpointStream:
         self._command: Command | None = None
         """The command that is on its way, from ``_start``, since ``_elapsed`` seconds."""
         self._start: FloatArray = np.zeros(7)
+        self._way: FloatArray = np.zeros(7)
+        """From there to the target."""
+        self._turn: FloatArray = np.zeros(3)
+        """Its rotation as a vector [3] [rad]."""
         self._elapsed = 0.0
         self._forgotten: Command | None = None
         """The command that was there when the robot stopped listening: it is not taken up again."""
@@ -95,7 +101,7 @@ class SetpointStream:
         assert state is not None
         if command.kind == "hold":
             return self._still("hold", command.reason)
-        twist = self._safety.twist(command, state.vector, now)
+        twist = self._safety.twist(command, state.vector, now) if self._twists else np.zeros(6)
         age, bound = now - command.stamp, self._safety.config.max_plan_age
         reason = "" if age <= bound else f"max_plan_age: {age:.3f} s, allowed {bound:.3f} s (hold)"
         return Setpoint("hold" if reason else "move", self._previous, twist, reason)
@@ -108,10 +114,10 @@ class SetpointStream:
         """[7] where a smooth motion to the command's target is at this moment."""
         if command is not self._command:
             self._command, self._start, self._elapsed = command, previous, 0.0
+            self._way = pose_difference(previous, command.target)
+            self._turn = rotation_vector(self._way[3:6])
         self._elapsed += dt if 0.0 < dt < command.duration else 0.0
         t = min(self._elapsed / (_MOVE_FRACTION * command.duration), 1.0)
         share = t * t * (3.0 - 2.0 * t)
-        action = pose_difference(self._start, command.target)
-        action[:3] *= share
-        action[3:6] = vector_to_euler(rotation_vector(action[3:6]) * share)
+        action = np.concatenate((self._way[:3] * share, vector_to_euler(self._turn * share), (0.0,)))
         return np.append(step(self._start, action)[:6], command.target[6])

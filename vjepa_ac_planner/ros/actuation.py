@@ -60,7 +60,7 @@ class Actuation:
     def activate(self, period: float) -> None:
         """Have a stream, silent so far, with this time between setpoints [s]."""
         self.setpoints = SetpointThread(
-            SetpointStream(self._safety),
+            SetpointStream(self._safety, twists=self._outputs.twists),
             period,
             clock=self._clock,
             state=lambda: self._environment.state,

@@ -39,8 +39,8 @@ def topic(entry: Topic, bound: float, *, required: bool = True) -> Any:
         return status(entry.what, ERROR if entry.received else STALE, why, values)
     if entry.refusing:
         return status(entry.what, WARN, f"{entry.bad} messages refused, last: {entry.last_bad}", values)
-    if entry.qos_problem:
-        return status(entry.what, WARN, entry.qos_problem, values)
+    if problem := entry.qos_problem:
+        return status(entry.what, WARN, problem, values)
     return status(entry.what, OK, "alive" if entry.received else "nothing yet", values)
 
 

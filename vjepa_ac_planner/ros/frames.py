@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from vjepa_ac_planner import geometry
 from vjepa_ac_planner.config import check_ranges, ranged
+from vjepa_ac_planner.control.rotation import euler_to_matrix, matrix_to_euler
 from vjepa_ac_planner.errors import ConfigError, InputError
 from vjepa_ac_planner.ros.stamps import to_seconds
 from vjepa_ac_planner.types import FloatArray, RobotState
@@ -171,7 +170,7 @@ class FrameChain:
     def agrees(self, pose: Any, metres: float, radians: float) -> bool:
         """Whether a ``geometry_msgs/Pose`` is that of the state frame in the model frame, give or take.
 
-        Plain arithmetic: it is asked 1000 times a second. A pose that is none does not agree.
+        A pose that is none does not agree.
         """
         position, turn = pose.position, pose.orientation
         given = (turn.x, turn.y, turn.z, turn.w)
@@ -281,11 +280,10 @@ def _matrix(vector: FloatArray) -> FloatArray:
     """[4, 4] of a pose vector [6]: position [m] and Euler angles [rad]."""
     matrix = np.eye(4)
     matrix[:3, 3] = vector[:3]
-    matrix[:3, :3] = geometry.euler_to_matrix(torch.tensor(vector[3:6], dtype=torch.float64)).numpy()
+    matrix[:3, :3] = euler_to_matrix(vector[3:6])
     return matrix
 
 
 def _vector(matrix: FloatArray) -> FloatArray:
     """[6] of a homogeneous matrix [4, 4]: the inverse of :func:`_matrix`."""
-    rotation = torch.tensor(np.ascontiguousarray(matrix[:3, :3]), dtype=torch.float64)
-    return np.concatenate((matrix[:3, 3], geometry.matrix_to_euler(rotation).numpy()))
+    return np.concatenate((matrix[:3, 3], matrix_to_euler(matrix[:3, :3])))

@@ -42,11 +42,12 @@ def state_message() -> Any:
     Raises:
         MissingDependencyError: franka_msgs is not installed.
     """
-    return import_messages("franka_msgs.msg", "topic robot_state").FrankaRobotState
+    needed_for = "topic robot_state (null in the robot's profile does without the arm's mode and errors)"
+    return import_messages("franka_msgs.msg", needed_for).FrankaRobotState
 
 
 def read_state(message: Any, frames: FrameChain) -> FrankaState:
-    """What a ``franka_msgs/FrankaRobotState`` says; quick, because there are 1000 a second.
+    """What a ``franka_msgs/FrankaRobotState`` says.
 
     The arm computes its end-effector pose with the tool that was set in its own web interface (Desk). If
     that is not where the profile has its state frame, every pose is wrong by the difference, and so is the

@@ -1,4 +1,7 @@
-"""What comes in: subscriptions that put messages into the mailbox, and what can be said of each topic."""
+"""What comes in: subscriptions that put messages into the mailbox, and what can be said of each topic.
+
+What comes many times a second is taken by a thread of its own (:mod:`.reader`), goals by the executor.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from vjepa_ac_planner.ros.environment import Pending, RosEnvironment
 from vjepa_ac_planner.ros.gripper import closedness
 from vjepa_ac_planner.ros.images import to_rgb
 from vjepa_ac_planner.ros.profile import RobotProfile, TopicsConfig
+from vjepa_ac_planner.ros.reader import POLL_SECONDS, LeftToReader, Reader
 from vjepa_ac_planner.ros.stamps import to_seconds
 from vjepa_ac_planner.types import Frame, RobotState
 
@@ -41,14 +45,35 @@ GRIPPER_AGE = 1.0
 """Oldest usable gripper state [s]: some drivers send it a few times a second only."""
 STATUS_AGE = 0.5
 """Oldest usable robot mode [s]."""
+_STATUS_PERIOD = 0.02
+"""How often the robot's mode is looked at [s]: a message of franka_msgs takes a millisecond to unpack."""
 _LOG_SECONDS = 1.0
 """Refusals of one topic are logged no more often than this [s]; most texts hold numbers that change."""
 
 
 class Topic:
-    """What is known about one topic we listen to."""
+    """What is known about one topic we listen to.
 
-    def __init__(self, node: Any, what: str, kind: Any, name: str, qos: QoSProfile, use: Any) -> None:
+    Args:
+        node: subscribes.
+        what: what comes on it, for people.
+        kind: class of the messages.
+        name: of the topic.
+        qos: least quality of service.
+        use: takes a message, says whether it has looked into it, and raises InputError if it is unusable.
+        group: None has the executor call back; else whoever takes the messages hands them to :meth:`take`.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        what: str,
+        kind: Any,
+        name: str,
+        qos: QoSProfile,
+        use: Callable[[Any], bool],
+        group: LeftToReader | None = None,
+    ) -> None:
         self.what, self.received, self.bad, self.last_bad = what, 0, 0, ""
         self.arrived: float | None = None
         """When the newest message came, steady clock [s]."""
@@ -58,9 +83,10 @@ class Topic:
         """Whether the newest message that was looked at is unusable."""
         self._told = float("-inf")
         self._node, self._use, self._qos, self._qos_problem = node, use, qos, ""
-        events = SubscriptionEventCallbacks(incompatible_qos=self._incompatible)
+        # What rclpy would log about quality of service is said by missing() instead.
+        events = SubscriptionEventCallbacks(use_default_callbacks=False)
         self.subscription = node.create_subscription(
-            kind, name, self._callback, qos, event_callbacks=events
+            kind, name, self.take, qos, callback_group=group, event_callbacks=events
         )
         self.name = self.subscription.topic_name
 
@@ -71,14 +97,14 @@ class Topic:
 
     @property
     def qos_problem(self) -> str:
-        """Which publishers cannot reach us because their quality of service is too low; mostly empty."""
-        if not self._qos_problem:
-            return ""
+        """Why publishers cannot reach us, if their quality of service is too low; mostly empty."""
         publishers = self._node.get_publishers_info_by_topic(self.name)
-        checks = [qos_check_compatible(entry.qos_profile, self._qos)[0] for entry in publishers]
-        if QoSCompatibility.ERROR not in checks:
-            return ""
-        return f"QoS does not match: {self._qos_problem}"
+        checks = [qos_check_compatible(entry.qos_profile, self._qos) for entry in publishers]
+        refused = [why for level, why in checks if level == QoSCompatibility.ERROR]
+        if refused and refused[0] != self._qos_problem:
+            self._node.get_logger().warning(f"{self.name}: incompatible QoS: {refused[0]}")
+        self._qos_problem = refused[0] if refused else ""
+        return f"QoS does not match: {self._qos_problem}" if refused else ""
 
     def accept(self) -> None:
         """A message was looked at and is usable."""
@@ -112,8 +138,8 @@ class Topic:
             else f"{self.what}: nothing on {self.name} for {self.age:.1f} s, allowed {bound:.1f} s"
         )
         text += f" ({publishers} publisher{'' if publishers == 1 else 's'}"
-        if self.qos_problem:
-            text += f"; {self.qos_problem}"
+        if problem := self.qos_problem:
+            text += f"; {problem}"
         if self.bad:
             text += f"; {self.bad} refused, last: {self.last_bad}"
         return f"{text})"
@@ -122,7 +148,8 @@ class Topic:
         """Stop listening."""
         self._node.destroy_subscription(self.subscription)
 
-    def _callback(self, message: Any) -> None:
+    def take(self, message: Any) -> None:
+        """Count a message and use it, whatever it holds."""
         self.received += 1
         self.arrived = time.monotonic()
         try:
@@ -134,10 +161,6 @@ class Topic:
         else:
             if looked_at:
                 self.accept()
-
-    def _incompatible(self, info: Any) -> None:
-        self._qos_problem = f"{info.last_policy_kind.name}, {info.total_count} publishers"
-        self._node.get_logger().warning(f"{self.name}: incompatible QoS: {self._qos_problem}")
 
 
 class Inputs:
@@ -167,11 +190,14 @@ class Inputs:
         self._closedness = 0.0
         self._status: RobotStatus | None = None
         self.topics: dict[str, Topic] = {}
+        self._group = LeftToReader()
+        self._reader = Reader(lambda text: node.get_logger().error(text, throttle_duration_sec=1.0))
         try:
             self._listen_to_all(node, profile.topics)
         except BaseException:
             self.close()
             raise
+        self._reader.start()
 
     def missing(self) -> Iterator[str]:
         """Why planning cannot start, naming the topic; nothing if it can."""
@@ -185,6 +211,10 @@ class Inputs:
         for what, bound in bounds.items():
             if what in self.topics and (why := self.topics[what].missing(bound)) is not None:
                 yield why
+
+    def look(self) -> None:
+        """Take what has come since the last look, whose period would otherwise pass first."""
+        self._reader.look()
 
     def status(self) -> RobotStatus | None:
         """What the robot says about itself; a robot that has stopped saying it is not ready."""
@@ -208,25 +238,34 @@ class Inputs:
 
     def close(self) -> None:
         """Stop listening to everything."""
+        self._reader.close()
         for topic in self.topics.values():
             topic.close()
         self.topics.clear()
 
     def _listen_to_all(self, node: Any, names: TopicsConfig) -> None:
         image = CompressedImage if names.image_transport == "compressed" else Image
-        self._listen(node, "camera", image, names.image_topic, NEWEST, self._image)
-        self._listen(node, "end-effector pose", _pose_type(), names.ee_pose, NEWEST, self._pose)
+        self._read(node, "camera", image, names.image_topic, self._image)
+        self._read(node, "end-effector pose", _pose_type(), names.ee_pose, self._pose)
         if names.gripper is not None:
-            self._listen(node, "gripper", JointState, names.gripper, NEWEST, self._gripper)
+            self._read(node, "gripper", JointState, names.gripper, self._gripper)
         if names.robot_state is not None:
-            self._listen(
-                node, "robot state", franka.state_message(), names.robot_state, NEWEST, self._robot
-            )
+            state = franka.state_message()
+            self._read(node, "robot state", state, names.robot_state, self._robot, _STATUS_PERIOD)
         goal = CompressedImage if names.goal_image_transport == "compressed" else Image
-        self._listen(node, "goal", goal, names.goal_image_topic, RELIABLE, self._goal)
+        self.topics["goal"] = Topic(node, "goal", goal, names.goal_image_topic, RELIABLE, self._goal)
 
-    def _listen(self, node: Any, what: str, kind: Any, name: str, qos: QoSProfile, use: Any) -> None:
-        self.topics[what] = Topic(node, what, kind, name, qos, use)
+    def _read(
+        self,
+        node: Any,
+        what: str,
+        kind: Any,
+        name: str,
+        use: Callable[[Any], bool],
+        period: float = POLL_SECONDS,
+    ) -> None:
+        topic = self.topics[what] = Topic(node, what, kind, name, NEWEST, use, self._group)
+        self._reader.add(topic.subscription, topic.take, period)
 
     def _stamp(self, header: Any) -> float:
         """Some drivers leave the stamp empty; then all that is known is when the message came."""

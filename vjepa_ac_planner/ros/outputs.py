@@ -60,6 +60,11 @@ class Outputs:
         """Name of the topic that moves the arm; empty if there is none."""
         return "" if self._command is None else str(self._command.topic_name)
 
+    @property
+    def twists(self) -> bool:
+        """Whether the arm is commanded by velocities."""
+        return self._profile.output == "twist"
+
     def command_publishers(self) -> int:
         """How many publishers that topic has, us included."""
         return 1 if self._command is None else int(self._node.count_publishers(self.command_topic))

@@ -11,7 +11,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from vjepa_ac_planner.config import check_ranges, descriptions, from_mapping, ranged, to_mapping
@@ -51,7 +51,7 @@ class NodeConfig:
     """Configure and activate at start; the arm stands still until ~/set_enabled all the same."""
     run_when_ready: bool = False
     """Begin a run without ~/set_enabled as soon as everything is there, for bags that are played back;
-    refused unless dry_run is on."""
+    refused unless dry_run is on. The arm's mode is not waited for then, and no gripper is told anything."""
     stamps: Literal["header", "arrival"] = "header"
     """Whose time counts: the stamps in the messages, or when they arrive here (for cameras whose clock is
     not synchronised; their latency is then invisible)."""
@@ -155,7 +155,16 @@ def resolve(values: Mapping[str, Any]) -> tuple[NodeConfig, RobotProfile]:
     profile = rebuild(RobotProfile, load_profile(node.robot), values)
     if node.run_when_ready and not profile.safety.dry_run:
         raise ConfigError("run_when_ready: received true, allowed only with dry_run: an arm starts by hand")
-    return node, profile
+    return node, played_back(profile) if node.run_when_ready else profile
+
+
+def played_back(profile: RobotProfile) -> RobotProfile:
+    """The profile of a robot that is a recording: it has no mode of its own and no gripper that listens."""
+    return replace(
+        profile,
+        topics=replace(profile.topics, robot_state=None),
+        gripper=replace(profile.gripper, backend="none"),
+    )
 
 
 def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:

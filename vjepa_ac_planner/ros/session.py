@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rclpy.task import Future
 
+from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
 from vjepa_ac_planner.errors import InputError, NotReadyError
@@ -57,7 +58,7 @@ class Session:
         self.environment = RosEnvironment(
             self._clock,
             lambda command: self._actuation.command(command),
-            lambda: self._actuation.status(),
+            self._robot_now,
             lambda what, why: self._inputs.looked_at(what, why),
             profile.safety.max_image_age,
         )
@@ -259,7 +260,12 @@ class Session:
             raise NotReadyError("the node is not active: `ros2 lifecycle set planner activate` first")
         return self._runner
 
+    def _robot_now(self) -> RobotStatus:
+        self._inputs.look()
+        return self._actuation.status()
+
     def _check_ready(self, *, moving: bool = True) -> None:
+        self._inputs.look()
         self.environment.look()
         missing = list(self._inputs.missing())
         if self._jobs.goals is None:

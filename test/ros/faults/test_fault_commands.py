@@ -159,7 +159,7 @@ def test_a_goal_publisher_whose_quality_of_service_does_not_match_is_named(rig):
     publisher = robot.node.create_publisher(Image, rig.profile.topics.goal_image_topic, qos)
     try:
         begin = robot.clock()
-        robot.wait_diagnostic("goal", "QoS does not match: .*RELIABILITY", WARN, begin)
+        robot.wait_diagnostic("goal", "QoS does not match: .*[Bb]est effort", WARN, begin)
     finally:
         robot.node.destroy_publisher(publisher)
     gone = robot.clock()
