@@ -27,7 +27,7 @@ def test_options_of_the_player_are_its_own():
     assert (args.bag, args.options) == ("run.mcap", ["--clock", "100", "--loop"])
 
 
-@pytest.mark.parametrize("words", ["planner", "sim", "demo", "play run.mcap"])
+@pytest.mark.parametrize("words", ["planner", "sim", "demo", "soak", "play run.mcap"])
 def test_a_machine_without_ros_is_told_how_to_get_it(command, monkeypatch, words):
     monkeypatch.setitem(sys.modules, "rclpy", None)
     code, out, err = command("ros", *words.split())
@@ -48,12 +48,12 @@ def left_behind(marker: str) -> list[str]:
     return found
 
 
-def demo(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """``ros demo`` in a domain of its own, and what it has left behind."""
+def run(verb: str, *words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """``ros demo`` or ``ros soak`` in a domain of its own, and what it has left behind."""
     marker = f"VJEPA_TEST_{os.getpid()}"
     with own_domain() as domain:
         done = subprocess.run(
-            [sys.executable, "-m", "vjepa_ac_planner", "ros", "demo", "--domain", str(domain), *words],
+            [sys.executable, "-m", "vjepa_ac_planner", "ros", verb, "--domain", str(domain), *words],
             env=os.environ | {marker: "1"},
             capture_output=True,
             text=True,
@@ -66,7 +66,7 @@ def demo(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
 @needs_ros
 def test_two_processes_reach_the_goal_over_dds(tmp_path, read_json):
     out = tmp_path / "ros.json"
-    done, left = demo("--seed", "3", "--plans", "10", "--json", str(out))
+    done, left = run("demo", "--seed", "3", "--plans", "10", "--json", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 reached" in done.stdout and done.stderr == ""
     record = read_json(out)
@@ -82,8 +82,37 @@ def test_two_processes_reach_the_goal_over_dds(tmp_path, read_json):
 @pytest.mark.ros
 @needs_ros
 def test_a_node_that_dies_is_named_with_its_last_words():
-    done, left = demo("--model", "no-such-model")
+    done, left = run("demo", "--model", "no-such-model")
     assert done.returncode == 1
     assert "the planner node ended with code" in done.stderr and "no-such-model" in done.stderr
     assert "Traceback" not in done.stderr
     assert left == []
+
+
+@pytest.mark.ros
+@needs_ros
+def test_a_soak_counts_what_both_nodes_do(tmp_path, read_json):
+    out = tmp_path / "soak.json"
+    words = ("--minutes", "0.2", "--state-rate", "300", "--goal-seconds", "5", "--json", str(out))
+    done, left = run("soak", *words)
+    record = read_json(out)
+    # Whether there was a gap is this machine's affair; that the exit code says so is ours.
+    assert done.returncode == (record["gaps_over_two_periods"] > 0), done.stdout + done.stderr
+    assert f"{record['setpoints']:,} setpoints in 0.2 minutes" in done.stdout and done.stderr == ""
+    assert ("kept" if done.returncode == 0 else "missed") + " the beat" in done.stdout
+    assert 12.0 <= record["seconds"] < 20.0 and record["setpoints"] > 200
+    assert record["frames_per_s"] > 3 and record["plans_per_s"] > 0.1 and record["states_per_s"] > 30
+    first, *windows = record["samples"]
+    assert first["seconds"] < 1.0 and len(windows) == 3
+    assert record["host_quiet"]["windows"] + record["host_stealing"]["windows"] == 3
+    assert windows[-1]["setpoints"] - first["setpoints"] == record["setpoints"]
+    assert windows[-1]["planner"]["memory_mb"] > 100 and windows[-1]["planner"]["threads"] > 3
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--minutes", "0"), ("--state-rate", "2000"), ("--goal-seconds", "nan")]
+)
+def test_a_soak_that_cannot_be_is_refused_before_anything_starts(command, option, value):
+    code, out, err = command("ros", "soak", option, value)
+    assert (code, out) == (2, "") and f"{option}: received" in err and "allowed" in err

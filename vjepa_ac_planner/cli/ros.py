@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vjepa_ac_planner.cli import ros_soak
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, group
-from vjepa_ac_planner.cli.console import complain, replacing, say, styled, write_json
-from vjepa_ac_planner.errors import InputError, MissingDependencyError, NotReadyError
+from vjepa_ac_planner.cli.console import replacing, say, styled, write_json
+from vjepa_ac_planner.cli.ros_processes import START_SECONDS, join_domain, require_ros, running
+from vjepa_ac_planner.errors import InputError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.ros.trials import Trial
-
-ROS_EXTRA = (
-    "pip install 'vjepa_ac_planner[ros]' (ROS 2 Kilted as wheels), or source a ROS 2 installation "
-    "(Jazzy or later) before: source /opt/ros/$ROS_DISTRO/setup.bash"
-)
-START_SECONDS = 120.0
-"""Time for both nodes to load; the published model takes most of it."""
 
 PLANNER = """\
 What follows --ros-args goes to the node: parameters, remappings, log levels. docs/ros.md lists them.
@@ -78,6 +66,7 @@ def add_parser(commands: Any) -> None:
     play = command(ros, "play", run_play, "play a bag onto ROS topics, without ros2 bag", PLAY)
     play.add_argument("bag", help="folder, .mcap or .db3 file")
     play.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="see below")
+    ros_soak.add_parser(ros)
     demo = command(ros, "demo", run_demo, "watch planner and simulated robot meet over DDS", DEMO)
     demo.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="(default: %(default)s)")
     demo.add_argument("--seed", type=at_least(0), default=0, help="of the first trial (default: 0)")
@@ -173,18 +162,6 @@ def run_play(args: argparse.Namespace) -> int:
     return play.main([args.bag, *args.options])
 
 
-def require_ros() -> None:
-    """Check that rclpy can be imported.
-
-    Raises:
-        MissingDependencyError: it cannot; says how to get it.
-    """
-    try:
-        import rclpy  # noqa: F401
-    except ImportError as error:  # also when its shared libraries cannot be found
-        raise MissingDependencyError(f"ROS 2 cannot be used here ({error}): {ROS_EXTRA}") from error
-
-
 def _ros_arguments(args: argparse.Namespace) -> list[str]:
     return [] if args.ros_args is None else ["--ros-args", *args.ros_args]
 
@@ -192,10 +169,7 @@ def _ros_arguments(args: argparse.Namespace) -> list[str]:
 def run_demo(args: argparse.Namespace) -> int:
     """Start both nodes, run the trials, sum up."""
     require_ros()
-    domain = 1 + os.getpid() % 100 if args.domain is None else args.domain
-    # Before rclpy is initialised: this process takes part in the same domain.
-    os.environ["ROS_DOMAIN_ID"] = str(domain)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    domain = join_domain(args.domain)  # before rclpy is initialised
     from vjepa_ac_planner.ros.trials import Trials
 
     say(f"planner and simulated robot as two processes, ROS domain {domain}, this machine only")
@@ -208,8 +182,8 @@ def run_demo(args: argparse.Namespace) -> int:
         planner.append("use_sim_time:=true")
     trials: list[Trial] = []
     with (
-        _running("sim", simulator, args.verbose) as sim_process,
-        _running("planner", planner, args.verbose) as planner_process,
+        running("sim", simulator, args.verbose) as sim_process,
+        running("planner", planner, args.verbose) as planner_process,
     ):
 
         def alive() -> None:
@@ -279,64 +253,3 @@ def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[st
         }
         write_json(args.json, record)
     return 0 if reached == len(trials) else 1
-
-
-class _Process:
-    """One of our nodes in a process of its own; its last lines are kept for when it dies."""
-
-    def __init__(self, name: str, parameters: Sequence[str], verbose: bool) -> None:
-        self.name = name
-        self._verbose = verbose
-        self._lines: deque[str] = deque(maxlen=30)
-        # A session of its own: an interrupt at the terminal is ours to pass on, in order.
-        self._popen = subprocess.Popen(
-            [
-                *(sys.executable, "-m", f"vjepa_ac_planner.ros.{name}_node", "--ros-args"),
-                *(word for parameter in parameters for word in ("-p", parameter)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def check(self) -> None:
-        """Raise if the node has ended.
-
-        Raises:
-            NotReadyError: with the last lines that it wrote.
-        """
-        code = self._popen.poll()
-        if code is not None:
-            self._reader.join(1.0)
-            raise NotReadyError(f"the {self.name} node ended with code {code}: {' | '.join(self._lines)}")
-
-    def stop(self) -> None:
-        """Interrupt the node and wait for its end; it is killed when it does not come."""
-        if self._popen.poll() is None:
-            self._popen.send_signal(signal.SIGINT)
-            try:
-                self._popen.wait(20.0)
-            except subprocess.TimeoutExpired:
-                complain(f"vjepa-ac: the {self.name} node does not end; killing it")
-                self._popen.kill()
-                self._popen.wait()
-        self._reader.join(1.0)
-
-    def _read(self) -> None:
-        assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            self._lines.append(line.rstrip())
-            if self._verbose:
-                complain(f"{self.name}: {line.rstrip()}")
-
-
-@contextmanager
-def _running(name: str, parameters: Sequence[str], verbose: bool) -> Iterator[_Process]:
-    process = _Process(name, parameters, verbose)
-    try:
-        yield process
-    finally:
-        process.stop()

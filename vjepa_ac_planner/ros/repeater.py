@@ -1,0 +1,84 @@
+"""The simulated arm's state as often as a real one sends it: a Franka does 1000 times a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from importlib.util import find_spec
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+
+from vjepa_ac_planner.ros.frames import matrix_to_pose
+from vjepa_ac_planner.ros.franka import MODES, state_message
+from vjepa_ac_planner.ros.profile import RobotProfile
+from vjepa_ac_planner.ros.reader import LeftToReader
+from vjepa_ac_planner.ros.stamps import to_stamp
+
+POSE, STATE = "repeated/current_pose", "repeated/robot_state"
+_LOOK_SECONDS = 0.005
+
+
+def sends_robot_state() -> bool:
+    """Whether the repeater sends mode and errors, too: where franka_msgs is installed."""
+    return find_spec("franka_msgs") is not None
+
+
+class Repeater:
+    """Sends the newest pose of the simulator again and again, with the time of sending as its stamp.
+
+    Args:
+        node: to listen and publish with; need not be spun.
+        profile: of the simulated robot.
+        rate: messages a second on each topic [Hz].
+    """
+
+    def __init__(self, node: Any, profile: RobotProfile, rate: float) -> None:
+        self._node, self._period = node, 1.0 / rate
+        self.sent = 0
+        """Messages on each topic so far."""
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._heard = node.create_subscription(
+            PoseStamped, profile.topics.ee_pose, lambda _: None, qos, callback_group=LeftToReader()
+        )
+        self._poses = node.create_publisher(PoseStamped, POSE, qos)
+        self._states, self._state = None, b""
+        if sends_robot_state():
+            chain, kind = profile.chain(), state_message()
+            message = kind(robot_mode=MODES.index("move"))
+            message.o_t_ee.header.frame_id = profile.frames.base_frame
+            message.f_t_ee.pose = matrix_to_pose(chain.state_in_model)
+            # Always the same one, so it is packed once: 1000 a second would take this process a core.
+            self._state = serialize_message(message)
+            self._states = node.create_publisher(kind, STATE, QoSProfile(depth=1))
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="repeater", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        self._closed.set()
+        self._thread.join(5.0)
+        for publisher in (self._poses, self._states):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
+        self._node.destroy_subscription(self._heard)
+
+    def _run(self) -> None:
+        pose, looked, due = None, float("-inf"), time.monotonic()
+        while not self._closed.is_set():
+            if (now := time.monotonic()) - looked >= _LOOK_SECONDS:
+                looked = now
+                with self._heard.handle:
+                    taken = self._heard.handle.take_message(self._heard.msg_type, self._heard.raw)
+                pose = pose if taken is None else taken[0]
+            if pose is not None:
+                pose.header.stamp = to_stamp(time.time())
+                self._poses.publish(pose)
+                if self._states is not None:
+                    self._states.publish(self._state)
+                self.sent += 1
+            due = max(due + self._period, time.monotonic() - 10.0 * self._period)
+            time.sleep(max(0.0, due - time.monotonic()))
