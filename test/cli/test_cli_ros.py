@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -108,6 +110,38 @@ def test_a_soak_counts_what_both_nodes_do(tmp_path, read_json):
     assert windows[-1]["setpoints"] - first["setpoints"] == record["setpoints"]
     assert windows[-1]["planner"]["memory_mb"] > 100 and windows[-1]["planner"]["threads"] > 3
     assert left == []
+
+
+@pytest.mark.ros
+@needs_ros
+def test_a_soak_that_is_interrupted_says_what_it_has_seen(tmp_path, read_json):
+    out, marker = tmp_path / "soak.json", f"VJEPA_TEST_{os.getpid()}"
+    with own_domain() as domain:
+        soak = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "vjepa_ac_planner", "ros", "soak", "--domain", str(domain)),
+                *("--minutes", "100", "--width", "64", "--height", "64", "--json", str(out)),
+            ],
+            env=os.environ | {marker: "1", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for line in soak.stdout:
+                if line.startswith("  min"):
+                    break
+            time.sleep(8.0)  # a window has five seconds
+            soak.send_signal(signal.SIGINT)
+            text = soak.stdout.read()
+            assert soak.wait(60.0) == 130
+        finally:
+            soak.kill()
+            soak.wait()
+            soak.stdout.close()
+    record = read_json(out)
+    assert record["interrupted"] and record["setpoints"] > 50 and len(record["samples"]) >= 2
+    assert f"{record['setpoints']:,} setpoints in 0.1 minutes" in text
+    assert left_behind(marker) == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vjepa_ac_planner.ros.soak import Process, Sample, StolenTime, summary
 pytestmark = pytest.mark.ros
 
 NONE = Process(0.0, 0, 0.0)
-START = Sample(0.0, 100, 1, 0.030, 50, 5, NONE, NONE, 0.0)
+START = Sample(0.0, 100, 1, 0.030, 50, 5, NONE, NONE, 0.0, 0.0)
 
 
 def after(before: Sample, setpoints: int, late: int, stolen: float) -> Sample:
@@ -28,16 +28,17 @@ def after(before: Sample, setpoints: int, late: int, stolen: float) -> Sample:
         late=before.late + late,
         frames=before.frames + 75,
         plans=before.plans + 10,
-        stolen=stolen,
+        stolen_s=before.stolen_s + stolen,
+        stolen_around_s=stolen,
     )
 
 
 def test_gaps_are_told_apart_by_whether_the_host_took_time():
     samples = [START]
-    for window in ((250, 0, 0.0), (249, 1, 0.004), (240, 3, 0.2), (250, 0, 0.005)):
+    for window in ((250, 0, 0.0), (249, 1, 0.019), (240, 3, 0.2), (250, 0, 0.02)):
         samples.append(after(samples[-1], *window))
     samples[-1] = replace(samples[-1], largest_gap_s=0.2)
-    found = summary(samples)
+    found = summary(samples, 0.02)
     assert found["host_quiet"] == {"windows": 2, "setpoints": 499, "gaps": 1}
     assert found["host_stealing"] == {"windows": 2, "setpoints": 490, "gaps": 3}
     assert (found["setpoints"], found["gaps_over_two_periods"]) == (989, 4)
@@ -47,7 +48,7 @@ def test_gaps_are_told_apart_by_whether_the_host_took_time():
 @pytest.mark.parametrize("samples", [[], [START]])
 def test_a_run_without_a_window_has_no_summary(samples):
     with pytest.raises(NotReadyError, match="no window"):
-        summary(samples)
+        summary(samples, 0.02)
 
 
 class Counters:
@@ -63,29 +64,31 @@ class Counters:
         return self.text
 
 
-def test_stolen_time_is_a_share_of_all_time_between_two_looks(monkeypatch):
+def test_stolen_time_is_the_eighth_number_of_all_cores(monkeypatch):
     stolen = StolenTime()
+    monkeypatch.setattr(soak.os, "sysconf", lambda _: 100)
     for now, text in (
-        (0.0, "cpu  100 0 0 100 0 0 0 0 7 7\ncpu0 1 1"),
-        (1.0, "cpu  200 0 0 200 0 0 0 0 8 8"),
-        (2.0, "cpu  250 0 0 200 0 0 0 150 9 9"),
-        (3.0, "cpu  350 0 0 300 0 0 0 150 9 9"),
+        (0.0, "cpu  100 0 0 100 0 0 0 10 7 7\ncpu0 1 1"),
+        (1.0, "cpu  200 0 0 200 0 0 0 10 8 8"),
+        (2.0, "cpu  250 0 0 200 0 0 0 160 9 9"),
+        (3.0, "cpu  350 0 0 300 0 0 0 160 9 9"),
     ):
         monkeypatch.setattr(soak, "Path", Counters(text))
         stolen.look(now)
-    assert stolen.share(0.0, 1.0) == 0.0
-    assert stolen.share(1.0, 2.5) == 150 / 200
-    assert stolen.share(0.0, 3.0) == 150 / 600
-    assert stolen.share(-2.0, 2.0) == 150 / 400  # as far back as there was a look
+    assert stolen.between(0.0, 1.0) == 0.0
+    assert stolen.between(1.0, 2.5) == stolen.between(0.0, 3.0) == 1.5
+    assert stolen.between(-2.0, 2.0) == 1.5  # as far back as there was a look
+    assert stolen.between(2.0, 3.0) == 0.0
 
 
 @pytest.mark.parametrize("text", ["cpu  1 2 3 4", ""])
 def test_where_the_system_counts_nothing_nothing_was_stolen(monkeypatch, text):
     monkeypatch.setattr(soak, "Path", Counters(text))
     stolen = StolenTime()
+    assert stolen.between(0.0, 1.0) == 0.0
     stolen.look(0.0)
     stolen.look(1.0)
-    assert stolen.share(0.0, 1.0) == 0.0
+    assert stolen.between(0.0, 1.0) == 0.0
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="counted by Linux only")

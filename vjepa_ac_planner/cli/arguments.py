@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MODEL = "panda-sim"
+INTERRUPTED = 130
+"""Exit code after an interrupt from the terminal."""
 
 
 def command(

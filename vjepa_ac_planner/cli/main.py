@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.cli import bag, bench, demo, doctor, models, plan, problems, replay, ros, sim, train
+from vjepa_ac_planner.cli.arguments import INTERRUPTED
 from vjepa_ac_planner.cli.console import complain
 from vjepa_ac_planner.errors import PlannerError
 
@@ -56,5 +57,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         complain("vjepa-ac: interrupted")
-        return 130
+        return INTERRUPTED
     return code

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, INTERRUPTED, add_json, at_least, command
 from vjepa_ac_planner.cli.console import say, styled, write_json
 from vjepa_ac_planner.cli.ros_processes import START_SECONDS, join_domain, require_ros, running
-from vjepa_ac_planner.errors import MissingDependencyError
+from vjepa_ac_planner.config import check_range
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.ros.soak import Sample
@@ -55,20 +55,15 @@ def add_parser(ros: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start both nodes, watch, sum up."""
-    from vjepa_ac_planner.config import check_range
-
     check_range("--minutes", args.minutes, 0.1, 10_000.0)
     check_range("--goal-seconds", args.goal_seconds, 1.0, 3600.0)
     if args.state_rate is not None:
         check_range("--state-rate", args.state_rate, 1.0, 1000.0)
     require_ros()
     domain = join_domain(args.domain)  # before rclpy is initialised
-    try:
-        from vjepa_ac_planner.ros.repeater import POSE, STATE, Repeater, sends_robot_state
-        from vjepa_ac_planner.ros.soak import Soak, summary
-    except ImportError as error:
-        raise MissingDependencyError(f"ros soak: {error}; pip install 'vjepa_ac_planner[ros]'") from error
     from vjepa_ac_planner.ros.profile import load_profile
+    from vjepa_ac_planner.ros.repeater import POSE, STATE, Repeater, sends_robot_state
+    from vjepa_ac_planner.ros.soak import Soak, summary
 
     profile = load_profile("sim")
     planner = ["robot:=sim", f"model:={args.model}", "topics.image_transport:=compressed"]
@@ -103,16 +98,27 @@ def run(args: argparse.Namespace) -> int:
             soak.spin(2.0)
             say(_HEADER)
             minute = _Minutes()
-            samples = soak.run(60.0 * args.minutes, args.goal_seconds, args.seed, minute.tell)
+            interrupted = False
+            try:
+                soak.run(60.0 * args.minutes, args.goal_seconds, args.seed, minute.tell)
+            except KeyboardInterrupt:  # what was seen until then is worth as much
+                interrupted = True
             plan = soak.plan_seconds()
             if repeater is not None:
                 repeater.close()
-    record = {**summary(samples), "plan_s_p50_p95": plan, "pauses": soak.pauses}
+    record = {
+        **summary(soak.samples, 1.0 / profile.stream_hz),
+        "interrupted": interrupted,
+        "plan_s_p50_p95": plan,
+        "pauses": soak.pauses,
+    }
     if repeater is not None:
         record["states_per_s"] = repeater.sent / record["seconds"]
-    _say_summary(record, samples, 2.0 / profile.stream_hz)
+    _say_summary(record, soak.samples, 2.0 / profile.stream_hz)
     if args.json:
-        write_json(args.json, {**record, "samples": [asdict(sample) for sample in samples]})
+        write_json(args.json, {**record, "samples": [asdict(sample) for sample in soak.samples]})
+    if interrupted:
+        return INTERRUPTED
     return 0 if record["gaps_over_two_periods"] == 0 else 1
 
 
@@ -124,14 +130,12 @@ class _Minutes:
 
     def __init__(self) -> None:
         self._last: Sample | None = None
-        self._stolen: list[float] = []
 
     def tell(self, sample: Sample) -> None:
         last = self._last
         if last is None:
             self._last = sample
             return
-        self._stolen.append(sample.stolen)
         seconds = sample.seconds - last.seconds
         if seconds < 59.0:
             return
@@ -142,9 +146,9 @@ class _Minutes:
             f"{sample.largest_gap_s * 1000:4.0f} ms  {(sample.frames - last.frames) / seconds:8.1f}  "
             f"{(sample.plans - last.plans) / seconds:7.1f}  {sample.planner.memory_mb:11.0f}  "
             f"{sample.simulator.memory_mb:7.0f}  {cpu / seconds:5.2f}  "
-            f"{sum(self._stolen) / len(self._stolen):6.1%}"
+            f"{sample.stolen_s - last.stolen_s:5.2f} s"
         )
-        self._last, self._stolen = sample, []
+        self._last = sample
 
 
 def _say_summary(record: dict[str, Any], samples: list[Sample], allowed: float) -> None:

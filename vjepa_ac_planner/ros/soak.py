@@ -20,8 +20,9 @@ from vjepa_ac_planner.ros.remote import Remote
 WINDOW_SECONDS = 5.0
 SETTLE_SECONDS = 1.5
 """Diagnostics come twice a second: the last setpoints are counted by then [s]."""
-STEALING = 0.005
-"""Share of the cores' time above which the host counts as having taken some in a window."""
+_AROUND_SECONDS = 2.0
+"""Diagnostics are late by up to half a second, and counters are read once a second: what the host took so
+long before a window counts as taken in it [s]."""
 
 
 @dataclass(frozen=True)
@@ -58,36 +59,37 @@ class Sample:
     plans: int
     planner: Process
     simulator: Process
-    stolen: float
-    """Share of all cores' time that the host took away in this window and the two seconds before it."""
+    stolen_s: float
+    """What the host has taken away since the beginning, of all cores together [s]."""
+    stolen_around_s: float
+    """Of that, what it took in this window and shortly before [s]."""
 
 
 class StolenTime:
     """How much of the cores' time a virtual machine's host takes away; 0 where nothing counts it."""
 
     def __init__(self) -> None:
-        self._marks: list[tuple[float, int, int]] = []
+        self._marks: list[tuple[float, float]] = []
 
     def look(self, now: float) -> None:
-        """Read the counters; call it about once a second.
+        """Read the counter; call it about once a second.
 
         Args:
             now: steady clock [s].
         """
         try:
-            words = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0].split()[1:9]
+            words = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0].split()
         except OSError:
             return
-        counts = [int(word) for word in words]
-        self._marks.append((now, counts[7] if len(counts) == 8 else 0, sum(counts)))
+        ticks = int(words[8]) if len(words) > 8 else 0
+        self._marks.append((now, ticks / os.sysconf("SC_CLK_TCK")))
 
-    def share(self, begin: float, end: float) -> float:
-        """Of all cores' time between two times [s], to within a look."""
-        before = [mark for mark in self._marks if mark[0] <= begin] or self._marks[:1]
-        within = [mark for mark in self._marks if mark[0] <= end]
-        if not before or not within or within[-1][2] <= before[-1][2]:
-            return 0.0
-        return (within[-1][1] - before[-1][1]) / (within[-1][2] - before[-1][2])
+    def between(self, begin: float, end: float) -> float:
+        """Of all cores together between two times [s], to within a look [s]."""
+        before = [stolen for now, stolen in self._marks if now <= begin]
+        before = before or [stolen for _, stolen in self._marks[:1]]
+        within = [stolen for now, stolen in self._marks if now <= end]
+        return max(0.0, within[-1] - before[-1]) if before and within else 0.0
 
 
 class Soak(Remote):
@@ -103,22 +105,21 @@ class Soak(Remote):
         super().__init__(alive)
         self._pids = planner, simulator
         self._stolen = StolenTime()
+        self.samples: list[Sample] = []
+        """The state at the beginning, then one for each window."""
         self.pauses = 0
         """How often the safety layer paused, and was resumed."""
 
     def run(
         self, seconds: float, goal_seconds: float, seed: int, on_sample: Callable[[Sample], None]
-    ) -> list[Sample]:
+    ) -> None:
         """Plan towards one goal after the other; afterwards the planner is disabled.
 
         Args:
             seconds: how long.
             goal_seconds: a new goal comes so often [s].
             seed: of the first goal; the following ones count up.
-            on_sample: told every window.
-
-        Returns:
-            The state at the beginning, then one sample for each window.
+            on_sample: told every sample.
 
         Raises:
             NotReadyError: a node refused, or does not answer.
@@ -129,10 +130,8 @@ class Soak(Remote):
         self.give_goal()
         self.enable()
         begin = time.monotonic()
-        self._stolen.look(begin)
-        samples = [self._sample(begin, begin)]
-        on_sample(samples[0])
-        next_goal, window = begin + goal_seconds, begin
+        window, next_goal = begin, begin + goal_seconds
+        self._sample(begin, begin, on_sample)
         while (now := time.monotonic()) < begin + seconds:
             self._stolen.look(now)
             self.spin(min(1.0, begin + seconds - now))
@@ -144,24 +143,22 @@ class Soak(Remote):
                 self.set_seed(seed)
                 self.give_goal()
             if now >= window + WINDOW_SECONDS:
-                samples.append(self._sample(begin, window))
-                on_sample(samples[-1])
+                self._sample(begin, window, on_sample)
                 window = now
         self.spin(SETTLE_SECONDS)
-        samples.append(self._sample(begin, window))
+        self._sample(begin, window, on_sample)
         self.enable(False)
-        return samples
 
     def plan_seconds(self) -> list[float]:
         """50th and 95th percentile of the newest plans [s]; empty before the first."""
         text = self._value("planner: planning", "plan [s], p50 p95", "-")
         return [] if text == "-" else [float(word) for word in text.split()]
 
-    def _sample(self, begin: float, window: float) -> Sample:
+    def _sample(self, begin: float, window: float, on_sample: Callable[[Sample], None]) -> None:
         now = time.monotonic()
         self._stolen.look(now)
         stream = "planner: setpoint stream"
-        return Sample(
+        sample = Sample(
             seconds=now - begin,
             setpoints=int(self._value(stream, "sent")),
             late=int(self._value(stream, "gaps over two periods")),
@@ -170,18 +167,23 @@ class Soak(Remote):
             plans=int(self._value("planner: planning", "plans")),
             planner=Process.of(self._pids[0]),
             simulator=Process.of(self._pids[1]),
-            stolen=self._stolen.share(window - 2.0, now),
+            stolen_s=self._stolen.between(begin, now),
+            stolen_around_s=self._stolen.between(window - _AROUND_SECONDS, now),
         )
+        self.samples.append(sample)
+        on_sample(sample)
 
     def _value(self, part: str, key: str, default: str = "0") -> str:
         return self.diagnostics.get(part, {}).get(key, default)
 
 
-def summary(samples: Sequence[Sample]) -> dict[str, Any]:
+def summary(samples: Sequence[Sample], period: float) -> dict[str, Any]:
     """What a run amounts to; gaps are told apart by whether the host took time away around them.
 
     Args:
-        samples: as :meth:`Soak.run` returns them.
+        samples: of a run.
+        period: time between setpoints [s]. A gap of more than two needs a delay of more than one, so a
+            window in which the host took less than that is one in which it cannot have caused a gap.
 
     Raises:
         NotReadyError: there is no window: the run was too short.
@@ -192,7 +194,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
     seconds = last.seconds - first.seconds
     classes = {name: {"windows": 0, "setpoints": 0, "gaps": 0} for name in ("host_quiet", "host_stealing")}
     for before, sample in pairwise(samples):
-        found = classes["host_stealing" if sample.stolen >= STEALING else "host_quiet"]
+        found = classes["host_stealing" if sample.stolen_around_s >= period else "host_quiet"]
         found["windows"] += 1
         found["setpoints"] += sample.setpoints - before.setpoints
         found["gaps"] += sample.late - before.late
