@@ -181,24 +181,15 @@ def run_demo(args: argparse.Namespace) -> int:
     else:
         planner.append("use_sim_time:=true")
     trials: list[Trial] = []
-    with (
-        running("sim", simulator, args.verbose) as sim_process,
-        running("planner", planner, args.verbose) as planner_process,
-    ):
-
-        def alive() -> None:
-            sim_process.check()
-            planner_process.check()
-
-        with Trials(alive) as client:
-            client.wait(START_SECONDS)
-            say(f"both are up after {time.perf_counter() - begin:.1f} s")
-            for seed in range(args.seed, args.seed + args.trials):
-                say(f"seed {seed}")
-                trial = client.run(seed, args.plans, _say_plan)
-                trials.append(trial)
-                say(_verdict(trial))
-            overhead = client.overhead()
+    with running(simulator, planner, args.verbose) as nodes, Trials(nodes.check) as client:
+        client.wait(START_SECONDS)
+        say(f"both are up after {time.perf_counter() - begin:.1f} s")
+        for seed in range(args.seed, args.seed + args.trials):
+            say(f"seed {seed}")
+            trial = client.run(seed, args.plans, _say_plan)
+            trials.append(trial)
+            say(_verdict(trial))
+        overhead = client.overhead()
     return _sum_up(args, trials, overhead)
 
 

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 from vjepa_ac_planner.cli.console import complain
 from vjepa_ac_planner.errors import MissingDependencyError, NotReadyError
@@ -103,11 +104,24 @@ class NodeProcess:
                 complain(f"{self.name}: {line.rstrip()}")
 
 
+class Nodes(NamedTuple):
+    """Both nodes, running."""
+
+    sim: NodeProcess
+    planner: NodeProcess
+
+    def check(self) -> None:
+        """Raise if one of them has ended; see :meth:`NodeProcess.check`."""
+        for process in self:
+            process.check()
+
+
 @contextmanager
-def running(name: str, parameters: Sequence[str], verbose: bool) -> Iterator[NodeProcess]:
-    """The node ``planner`` or ``sim`` with parameters such as ``seed:=3``, until the end of the block."""
-    process = NodeProcess(name, parameters, verbose)
-    try:
-        yield process
-    finally:
-        process.stop()
+def running(simulator: Sequence[str], planner: Sequence[str], verbose: bool) -> Iterator[Nodes]:
+    """Simulated robot and planner with parameters such as ``seed:=3``, until the end of the block."""
+    with ExitStack() as stack:
+        processes = []
+        for name, parameters in (("sim", simulator), ("planner", planner)):
+            processes.append(NodeProcess(name, parameters, verbose))
+            stack.callback(processes[-1].stop)
+        yield Nodes(*processes)

@@ -82,30 +82,24 @@ def run(args: argparse.Namespace) -> int:
     images = f"{args.width}x{args.height} JPEG at {args.rate:g} Hz"
     say(f"{images}, {states}, setpoints at {profile.stream_hz:g} Hz")
     with (
-        running("sim", simulator, args.verbose) as sim_process,
-        running("planner", planner, args.verbose) as planner_process,
+        running(simulator, planner, args.verbose) as nodes,
+        Soak(nodes.planner.pid, nodes.sim.pid, nodes.check) as soak,
     ):
-
-        def alive() -> None:
-            sim_process.check()
-            planner_process.check()
-
-        with Soak(planner_process.pid, sim_process.pid, alive) as soak:
-            soak.wait(START_SECONDS)
-            repeater = None
-            if args.state_rate is not None:
-                repeater = Repeater(soak.node, profile, args.state_rate)
-            soak.spin(2.0)
-            say(_HEADER)
-            minute = _Minutes()
-            interrupted = False
-            try:
-                soak.run(60.0 * args.minutes, args.goal_seconds, args.seed, minute.tell)
-            except KeyboardInterrupt:  # what was seen until then is worth as much
-                interrupted = True
-            plan = soak.plan_seconds()
-            if repeater is not None:
-                repeater.close()
+        soak.wait(START_SECONDS)
+        repeater = None
+        if args.state_rate is not None:
+            repeater = Repeater(soak.node, profile, args.state_rate)
+        soak.spin(2.0)
+        say(_HEADER)
+        minute = _Minutes()
+        interrupted = False
+        try:
+            soak.run(60.0 * args.minutes, args.goal_seconds, args.seed, minute.tell)
+        except KeyboardInterrupt:  # what was seen until then is worth as much
+            interrupted = True
+        plan = soak.plan_seconds()
+        if repeater is not None:
+            repeater.close()
     record = {
         **summary(soak.samples, 1.0 / profile.stream_hz),
         "interrupted": interrupted,
@@ -170,6 +164,8 @@ def _say_summary(record: dict[str, Any], samples: list[Sample], allowed: float) 
     if record["plan_s_p50_p95"]:
         low, high = (1000 * value for value in record["plan_s_p50_p95"])
         say(f"plans: p50 {low:.0f} ms, p95 {high:.0f} ms, {record['plans_per_s']:.1f} a second")
+    sent = f", and was sent {record['states_per_s']:.0f} states" if "states_per_s" in record else ""
+    say(f"the planner took {record['frames_per_s']:.1f} images a second{sent}")
     settled = [sample for sample in samples if sample.seconds >= 60.0] or samples
     memory = [sample.planner.memory_mb for sample in settled]
     threads = sorted({sample.planner.threads for sample in settled})

@@ -1,8 +1,9 @@
 """The planner as a ROS 2 lifecycle node.
 
-Threads: the executor's callbacks only copy messages and post jobs; one worker thread plans
-(:mod:`.runner`); one thread sends setpoints (:mod:`.setpoints`). The arm is commanded only between
-``~/set_enabled true`` and ``false``; before, after, and in a dry run nothing is sent at all.
+Threads: one takes images and states (:mod:`.reader`); the executor's callbacks, of services and goals,
+only post jobs; one worker plans (:mod:`.runner`); one sends setpoints (:mod:`.setpoints`). The arm is
+commanded only between ``~/set_enabled true`` and ``false``; before, after, and in a dry run nothing is sent
+at all.
 
 configure
     loads model and task, warms the model up, subscribes; activate
