@@ -29,7 +29,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState  # no
 from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from vjepa_ac_planner.control.environment import RobotStatus  # noqa: E402
 from vjepa_ac_planner.errors import ConfigError  # noqa: E402
+from vjepa_ac_planner.ros import franka  # noqa: E402
 from vjepa_ac_planner.ros.frames import FrameChain  # noqa: E402
 from vjepa_ac_planner.ros.images import to_rgb  # noqa: E402
 from vjepa_ac_planner.ros.profile import load_profile  # noqa: E402
@@ -188,6 +190,32 @@ def test_it_publishes_what_a_franka_and_a_camera_would(client: Client) -> None:
     assert list(fingers[-1].name) == ["panda_finger_joint1", "panda_finger_joint2"]
     assert sum(fingers[-1].position) == pytest.approx(0.08, abs=1e-4)
     assert len(joints[-1].name) == len(joints[-1].position) == 9
+
+
+def test_a_franka_says_its_mode_where_there_are_messages_for_it() -> None:
+    """With a profile of hardware the planner waits for it, in simulation too."""
+    process = start("robot:=fr3", f"width:={SIZE}", f"height:={SIZE}", "publish_clock:=false")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    client, profile = Client(context), load_profile("fr3")
+    try:
+        poses = client.listen(PoseStamped, profile.topics.ee_pose)
+        assert client.spin(30.0, until=lambda: bool(poses))
+        assert poses[-1].header.frame_id == "fr3_link0"
+        if find_spec("franka_msgs") is not None:
+            states = client.listen(franka.state_message(), profile.topics.robot_state)
+            assert client.spin(10.0, until=lambda: bool(states))
+            told = franka.read_state(states[-1], profile.chain())
+            assert told.status == RobotStatus(mode="move", errors=())
+            # The pose that a planner which knows the frames would make of it is the arm's.
+            ours = profile.chain().robot_state(told.pose, 0.0).vector
+            np.testing.assert_allclose(ours[:3], client.state()[:3], atol=1e-3)
+    finally:
+        client.executor.shutdown()
+        client.node.destroy_node()
+        rclpy.try_shutdown(context=context)
+        output = end(process)
+    assert ("the arm's mode is not sent" in output) == (find_spec("franka_msgs") is None)
 
 
 def test_the_reported_pose_is_that_of_the_tool_centre_point(client: Client) -> None:

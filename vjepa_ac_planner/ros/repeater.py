@@ -11,10 +11,9 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 
-from vjepa_ac_planner.ros.frames import matrix_to_pose
-from vjepa_ac_planner.ros.franka import MODES, state_message
 from vjepa_ac_planner.ros.profile import RobotProfile
 from vjepa_ac_planner.ros.reader import LeftToReader
+from vjepa_ac_planner.ros.sim_messages import franka_state
 from vjepa_ac_planner.ros.stamps import to_stamp
 
 POSE, STATE = "repeated/current_pose", "repeated/robot_state"
@@ -46,13 +45,10 @@ class Repeater:
         self._poses = node.create_publisher(PoseStamped, POSE, qos)
         self._states, self._state = None, b""
         if sends_robot_state():
-            chain, kind = profile.chain(), state_message()
-            message = kind(robot_mode=MODES.index("move"))
-            message.o_t_ee.header.frame_id = profile.frames.base_frame
-            message.f_t_ee.pose = matrix_to_pose(chain.state_in_model)
+            message = franka_state(profile.chain())
             # Always the same one, so it is packed once: 1000 a second would take this process a core.
             self._state = serialize_message(message)
-            self._states = node.create_publisher(kind, STATE, QoSProfile(depth=1))
+            self._states = node.create_publisher(type(message), STATE, QoSProfile(depth=1))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="repeater", daemon=True)
         self._thread.start()

@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, JointState
 
+from vjepa_ac_planner.ros.frames import FrameChain, matrix_to_pose
+from vjepa_ac_planner.ros.franka import MODES, state_message
+
 
 def joint_state(stamp: Any, names: Sequence[str], positions: npt.NDArray[np.float64]) -> JointState:
     """A ``sensor_msgs/JointState`` of positions [rad, m]."""
@@ -35,4 +38,19 @@ def camera_info(width: int, height: int, fovy: float, stamp: Any, frame_id: str)
     message.k = [focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0]
     message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     message.p = [focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def franka_state(frames: FrameChain) -> Any:
+    """A ``franka_msgs/FrankaRobotState`` of an arm that may be moved, but for its pose and stamp.
+
+    Args:
+        frames: of the arm; its end effector is set as the profile has it.
+
+    Raises:
+        MissingDependencyError: franka_msgs is not installed.
+    """
+    message = state_message()(robot_mode=MODES.index("move"))
+    message.o_t_ee.header.frame_id = frames.config.base_frame
+    message.f_t_ee.pose = matrix_to_pose(frames.state_in_model)
     return message

@@ -32,12 +32,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
-from vjepa_ac_planner.errors import ConfigError, InputError, PlannerError
+from vjepa_ac_planner.errors import ConfigError, InputError, MissingDependencyError, PlannerError
 from vjepa_ac_planner.ros.frames import FrameChain
 from vjepa_ac_planner.ros.gripper import GripperConfig
 from vjepa_ac_planner.ros.images import compress, from_rgb
 from vjepa_ac_planner.ros.profile import load_profile
-from vjepa_ac_planner.ros.sim_messages import camera_info, joint_state
+from vjepa_ac_planner.ros.sim_messages import camera_info, franka_state, joint_state
 from vjepa_ac_planner.ros.sim_options import declare
 from vjepa_ac_planner.ros.stamps import to_seconds, to_stamp
 from vjepa_ac_planner.sim.live import LiveArm, LiveCamera, Tick
@@ -51,7 +51,7 @@ CAMERA_FRAME = "exterior_optical_frame"
 JOINT_NAMES = tuple(f"panda_joint{i}" for i in range(1, 8))
 DRAWING_NICENESS = 5
 JOINTS_EVERY = 3
-"""Joint and finger states are published at every third tick, 33 times a second, as by the real hand."""
+"""Joint, finger and robot states come at every third tick: 33 times a second, as the real hand sends."""
 
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -140,6 +140,13 @@ class SimNode(Node):
         gripper = topics.gripper or "franka_gripper/joint_states"
         self._gripper = self.create_publisher(JointState, gripper, RELIABLE)
         self._joints = self.create_publisher(JointState, "joint_states", RELIABLE)
+        self._state: Any = None
+        if topics.robot_state is not None:
+            try:
+                self._state = franka_state(self._reported)
+                self._states = self.create_publisher(type(self._state), topics.robot_state, RELIABLE)
+            except MissingDependencyError as error:
+                self.get_logger().warning(f"the arm's mode is not sent: {error}")
         self._goal = self.create_publisher(Image, topics.goal_image, RELIABLE)
         self._statistics = self.create_publisher(String, "~/statistics", LATCHED)
         self._clock_publisher = None
@@ -151,9 +158,13 @@ class SimNode(Node):
         stamp = to_stamp(tick.time)
         if self._clock_publisher is not None:
             self._clock_publisher.publish(ClockMessage(clock=stamp))
-        self._pose.publish(self._reported.command_pose(tick.state, stamp))
+        pose = self._reported.command_pose(tick.state, stamp)
+        self._pose.publish(pose)
         self._ticks += 1
         if self._ticks % JOINTS_EVERY == 0:
+            if self._state is not None:
+                self._state.o_t_ee = pose
+                self._states.publish(self._state)
             names = (*JOINT_NAMES, *self._fingers)
             self._joints.publish(joint_state(stamp, names, tick.joints))
             self._gripper.publish(joint_state(stamp, self._fingers, tick.joints[7:]))
