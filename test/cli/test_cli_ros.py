@@ -114,7 +114,9 @@ def test_a_soak_counts_what_both_nodes_do(tmp_path, read_json):
 
 @pytest.mark.ros
 @needs_ros
-def test_a_soak_that_is_interrupted_says_what_it_has_seen(tmp_path, read_json):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_soak_that_is_told_to_end_says_what_it_has_seen_and_leaves_nothing(tmp_path, read_json, number):
+    """Also in the background of a shell, which has SIGINT ignored."""
     out, marker = tmp_path / "soak.json", f"VJEPA_TEST_{os.getpid()}"
     with own_domain() as domain:
         soak = subprocess.Popen(
@@ -125,19 +127,19 @@ def test_a_soak_that_is_interrupted_says_what_it_has_seen(tmp_path, read_json):
             env=os.environ | {marker: "1", "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
         try:
             for line in soak.stdout:
                 if line.startswith("  min"):
                     break
             time.sleep(8.0)  # a window has five seconds
-            soak.send_signal(signal.SIGINT)
-            text = soak.stdout.read()
-            assert soak.wait(60.0) == 130
+            soak.send_signal(number)
+            text, _ = soak.communicate(timeout=60.0)
+            assert soak.returncode == 130
         finally:
             soak.kill()
-            soak.wait()
-            soak.stdout.close()
+            soak.communicate()
     record = read_json(out)
     assert record["interrupted"] and record["setpoints"] > 50 and len(record["samples"]) >= 2
     assert f"{record['setpoints']:,} setpoints in 0.1 minutes" in text

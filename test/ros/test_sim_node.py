@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ros_domains import own_domain
 
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy", reason="needs the ros extra")
@@ -192,17 +193,26 @@ def test_it_publishes_what_a_franka_and_a_camera_would(client: Client) -> None:
     assert len(joints[-1].name) == len(joints[-1].position) == 9
 
 
-def test_a_franka_says_its_mode_where_there_are_messages_for_it() -> None:
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A domain in which the other simulator of these tests is not."""
+    with own_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield
+
+
+def test_a_franka_says_its_mode_where_there_are_messages_for_it(elsewhere: None) -> None:
     """With a profile of hardware the planner waits for it, in simulation too."""
     process = start("robot:=fr3", f"width:={SIZE}", f"height:={SIZE}", "publish_clock:=false")
     context = rclpy.Context()
     rclpy.init(context=context)
     client, profile = Client(context), load_profile("fr3")
+    installed = find_spec("franka_msgs") is not None
     try:
         poses = client.listen(PoseStamped, profile.topics.ee_pose)
         assert client.spin(30.0, until=lambda: bool(poses))
         assert poses[-1].header.frame_id == "fr3_link0"
-        if find_spec("franka_msgs") is not None:
+        if installed:
             states = client.listen(franka.state_message(), profile.topics.robot_state)
             assert client.spin(10.0, until=lambda: bool(states))
             told = franka.read_state(states[-1], profile.chain())
@@ -215,7 +225,7 @@ def test_a_franka_says_its_mode_where_there_are_messages_for_it() -> None:
         client.node.destroy_node()
         rclpy.try_shutdown(context=context)
         output = end(process)
-    assert ("the arm's mode is not sent" in output) == (find_spec("franka_msgs") is None)
+    assert ("the arm's mode is not sent" in output) == (not installed)
 
 
 def test_the_reported_pose_is_that_of_the_tool_centre_point(client: Client) -> None:

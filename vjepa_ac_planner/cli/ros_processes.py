@@ -118,10 +118,21 @@ class Nodes(NamedTuple):
 
 @contextmanager
 def running(simulator: Sequence[str], planner: Sequence[str], verbose: bool) -> Iterator[Nodes]:
-    """Simulated robot and planner with parameters such as ``seed:=3``, until the end of the block."""
+    """Simulated robot and planner with parameters such as ``seed:=3``, until the end of the block.
+
+    SIGINT and SIGTERM end the block by KeyboardInterrupt, also where a shell had them ignored: nodes in
+    sessions of their own would go on without us.
+    """
     with ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, _interrupt)
+            stack.callback(signal.signal, number, signal.SIG_DFL if before is None else before)
         processes = []
         for name, parameters in (("sim", simulator), ("planner", planner)):
             processes.append(NodeProcess(name, parameters, verbose))
             stack.callback(processes[-1].stop)
         yield Nodes(*processes)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
