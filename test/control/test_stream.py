@@ -65,6 +65,25 @@ def test_a_step_becomes_a_smooth_motion_that_ends_at_the_target():
     np.testing.assert_allclose(poses[-1], poses[10], atol=1e-12)
 
 
+def test_a_new_command_on_the_way_is_followed_from_there():
+    """The way to a target is computed once a command: another command is another way."""
+    setpoints, offset = stream(), np.array((-0.04, 0.03, 0, 0, 0, -0.1, 0.1))
+    turned = run(setpoints, move(100.0), 0.1)[-1].pose
+    assert pose_distance(turned, HOME)[0] > 0.01
+    poses = [s.pose for s in run(setpoints, move(100.1, offset), 0.3, start=100.1)]
+    assert pose_distance(poses[0], turned)[0] <= LIMITS.max_speed * DT + 1e-9
+    np.testing.assert_allclose(poses[-1], HOME + offset, atol=1e-9)
+
+
+def test_without_twists_the_poses_are_the_same():
+    both = SetpointStream(SafetyLayer(CONFIG)), SetpointStream(SafetyLayer(CONFIG), twists=False)
+    velocities, poses = (run(setpoints, move(100.0), 0.3) for setpoints in both)
+    assert [s.kind for s in velocities] == [s.kind for s in poses]
+    np.testing.assert_array_equal([s.pose for s in velocities], [s.pose for s in poses])
+    assert max(np.abs(s.twist).max() for s in velocities) > 0.05
+    assert not any(s.twist.any() for s in poses)
+
+
 def test_a_plan_that_grows_too_old_ends_in_a_hold_where_the_stream_is():
     setpoints = stream()
     run(setpoints, move(100.0), 0.1)

@@ -113,9 +113,10 @@ class SetpointStream:
     def _on_the_way(self, command: Command, previous: FloatArray, dt: float) -> FloatArray:
         """[7] where a smooth motion to the command's target is at this moment."""
         if command is not self._command:
+            way = pose_difference(previous, command.target)
+            self._way, self._turn = way, rotation_vector(way[3:6])
+            # Last, so that a command which cannot be followed never goes the way of the one before.
             self._command, self._start, self._elapsed = command, previous, 0.0
-            self._way = pose_difference(previous, command.target)
-            self._turn = rotation_vector(self._way[3:6])
         self._elapsed += dt if 0.0 < dt < command.duration else 0.0
         t = min(self._elapsed / (_MOVE_FRACTION * command.duration), 1.0)
         share = t * t * (3.0 - 2.0 * t)

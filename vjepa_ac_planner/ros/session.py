@@ -84,6 +84,7 @@ class Session:
             self._inputs = Inputs(
                 node, profile, self.environment, config.stamps, self._clock, self._new_goal_image
             )
+            undo.callback(self._inputs.close)
             self._jobs = Jobs(
                 config,
                 goals,
