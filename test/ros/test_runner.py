@@ -173,11 +173,19 @@ def test_a_plan_goes_through_with_its_options_and_is_timed():
     assert planner.waits[0] == pytest.approx(0.2, abs=0.1)
 
 
+def test_times_are_of_the_last_thousand_and_the_count_is_of_all():
+    """A count that stops at a thousand says after ten minutes that nothing is planned any more."""
+    planner, *_ = guarded("plan", time.monotonic())
+    for _ in range(1005):
+        planner.plan("seen", "goal")
+    assert (planner.made, len(planner.seconds), len(planner.waits)) == (1005, 1000, 1000)
+
+
 def test_errors_of_ours_stay_what_they_are():
     planner, _, told, plans = guarded(InputError("goal: no"))
     with pytest.raises(InputError, match="goal: no"):
         planner.plan("seen", "goal")
-    assert (told, plans, planner.failures, len(planner.seconds)) == ([], [], 1, 0)
+    assert (told, plans, planner.failures, planner.made) == ([], [], 1, 0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error"), MemoryError(), ValueError("shape")])

@@ -64,7 +64,7 @@ class Health:
             if goals is None
             else f"{goals.current.name} ({min(goals.index + 1, len(goals))} of {len(goals)})",
             "steps": self.jobs.steps,
-            "plans": len(planner.seconds),
+            "plans": planner.made,
             "failed plans": planner.failures,
             "plan [s], p50 p95": diagnostics.percentiles(tuple(planner.seconds)),
             "frame arrival to plan start [s], p50 p95": diagnostics.percentiles(tuple(planner.waits)),

@@ -120,10 +120,11 @@ class GuardedPlanner:
         self._planner, self._on_failure, self._arrival = planner, on_failure, arrival
         self._on_plan = on_plan
         self.waits: deque[float] = deque(maxlen=1000)
-        """From the arrival of the frame to the start of the plan [s]."""
+        """From the arrival of the frame to the start of the plan, of the last thousand [s]."""
         self.seconds: deque[float] = deque(maxlen=1000)
-        """Of every plan [s]."""
-        self.failures = 0
+        """Of the last thousand plans [s]."""
+        self.made = self.failures = 0
+        """Plans that were made, and that were not."""
 
     def plan(
         self,
@@ -156,5 +157,6 @@ class GuardedPlanner:
             self._on_failure(error)
             raise PlanningError(f"{type(error).__name__}: {error}") from error
         self.seconds.append(time.monotonic() - begin)
+        self.made += 1
         self._on_plan(plan)
         return plan
