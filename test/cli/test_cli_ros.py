@@ -113,10 +113,9 @@ def test_a_soak_counts_what_both_nodes_do(tmp_path, read_json):
 
 
 @pytest.mark.ros
+@pytest.mark.slow
 @needs_ros
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=lambda n: n.name
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_soak_that_is_told_to_end_says_what_it_has_seen_and_leaves_nothing(tmp_path, read_json, number):
     """Also in the background of a shell, which has SIGINT ignored."""
     out, marker = tmp_path / "soak.json", f"VJEPA_TEST_{os.getpid()}"
