@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +72,16 @@ def run(args: argparse.Namespace) -> int:
         *(f"width:={args.width}", f"height:={args.height}", f"rate:={args.rate}"),
         *("detail:=low", "publish_clock:=false"),
     ]
-    states = "states as the simulator sends them"
+    kind = "states as the simulator sends them"
     if args.state_rate is not None:
         planner.append(f"topics.ee_pose:=/{POSE}")
-        states = f"poses at {args.state_rate:g} Hz"
+        kind = f"poses at {args.state_rate:g} Hz"
         if sends_robot_state():
             planner.append(f"topics.robot_state:=/{STATE}")
-            states = f"poses and modes at {args.state_rate:g} Hz"
+            kind = f"poses and modes at {args.state_rate:g} Hz"
     say(f"planner and simulated robot as two processes, ROS domain {domain}, this machine only")
     images = f"{args.width}x{args.height} JPEG at {args.rate:g} Hz"
-    say(f"{images}, {states}, setpoints at {profile.stream_hz:g} Hz")
+    say(f"{images}, {kind}, setpoints at {profile.stream_hz:g} Hz")
     with (
         running(simulator, planner, args.verbose) as nodes,
         Soak(nodes.planner.pid, nodes.sim.pid, nodes.check) as soak,
@@ -92,13 +93,15 @@ def run(args: argparse.Namespace) -> int:
         soak.spin(2.0)
         say(_HEADER)
         minute = _Minutes()
-        interrupted = False
+        interrupted, begin, sent = False, time.monotonic(), repeater.sent if repeater else 0
         try:
             soak.run(60.0 * args.minutes, args.goal_seconds, args.seed, minute.tell)
         except KeyboardInterrupt:  # what was seen until then is worth as much
             interrupted = True
         plan = soak.plan_seconds()
+        states = None
         if repeater is not None:
+            states = (repeater.sent - sent) / (time.monotonic() - begin)
             repeater.close()
     record = {
         **summary(soak.samples, 1.0 / profile.stream_hz),
@@ -106,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
         "plan_s_p50_p95": plan,
         "pauses": soak.pauses,
     }
-    if repeater is not None:
-        record["states_per_s"] = repeater.sent / record["seconds"]
+    if states is not None:
+        record["states_per_s"] = states
     _say_summary(record, soak.samples, 2.0 / profile.stream_hz)
     if args.json:
         write_json(args.json, {**record, "samples": [asdict(sample) for sample in soak.samples]})

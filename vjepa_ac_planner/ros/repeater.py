@@ -12,12 +12,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 
 from vjepa_ac_planner.ros.profile import RobotProfile
-from vjepa_ac_planner.ros.reader import LeftToReader
+from vjepa_ac_planner.ros.reader import LeftToReader, Reader
 from vjepa_ac_planner.ros.sim_messages import franka_state
 from vjepa_ac_planner.ros.stamps import to_stamp
 
 POSE, STATE = "repeated/current_pose", "repeated/robot_state"
-_LOOK_SECONDS = 0.005
 
 
 def sends_robot_state() -> bool:
@@ -39,9 +38,13 @@ class Repeater:
         self.sent = 0
         """Messages on each topic so far."""
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._pose: PoseStamped | None = None
         self._heard = node.create_subscription(
-            PoseStamped, profile.topics.ee_pose, lambda _: None, qos, callback_group=LeftToReader()
+            PoseStamped, profile.topics.ee_pose, self._hear, qos, callback_group=LeftToReader()
         )
+        self._reader = Reader(node.get_logger().error)
+        self._reader.add(self._heard, self._hear)
+        self._reader.start()
         self._poses = node.create_publisher(PoseStamped, POSE, qos)
         self._states, self._state = None, b""
         if sends_robot_state():
@@ -57,19 +60,19 @@ class Repeater:
         """Send nothing any more."""
         self._closed.set()
         self._thread.join(5.0)
+        self._reader.close()
         for publisher in (self._poses, self._states):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
         self._node.destroy_subscription(self._heard)
 
+    def _hear(self, pose: PoseStamped) -> None:
+        self._pose = pose
+
     def _run(self) -> None:
-        pose, looked, due = None, float("-inf"), time.monotonic()
+        due = time.monotonic()
         while not self._closed.is_set():
-            if (now := time.monotonic()) - looked >= _LOOK_SECONDS:
-                looked = now
-                with self._heard.handle:
-                    taken = self._heard.handle.take_message(self._heard.msg_type, self._heard.raw)
-                pose = pose if taken is None else taken[0]
+            pose = self._pose
             if pose is not None:
                 pose.header.stamp = to_stamp(time.time())
                 self._poses.publish(pose)
