@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import yaml
@@ -97,16 +99,32 @@ def test_the_shipped_configurations_are_valid() -> None:
         assert config.parts(1) >= 1
 
 
-def test_a_small_model_by_any_name_is_trained_as_small_ones_are(tmp_path) -> None:
+@pytest.fixture
+def configuration(tmp_path):
+    """What ``train finetune`` makes of a model and options."""
     from vjepa_ac_planner.cli.main import build_parser
     from vjepa_ac_planner.cli.train_finetune import _config
-    from vjepa_ac_planner.models import find_model
 
-    def shipped(model):
+    def configuration(model, *options):
         where = ("--model", str(model), "--data", str(tmp_path), "--out", str(tmp_path))
-        return _config(build_parser().parse_args(["train", "finetune", *where]))
+        return _config(build_parser().parse_args(["train", "finetune", *where, *options]))
+
+    return configuration
+
+
+def test_a_small_model_by_any_name_is_trained_as_small_ones_are(configuration, tmp_path) -> None:
+    from vjepa_ac_planner.models import find_model
 
     renamed = tmp_path / "my-encoder"
     renamed.symlink_to(find_model("panda-sim").path.parent)
-    assert shipped(renamed) == shipped("panda-sim")
-    assert (shipped("panda-sim").precision, shipped("vjepa2-ac-vitg").precision) == ("float32", "bfloat16")
+    small, published = configuration("panda-sim"), configuration("vjepa2-ac-vitg")
+    assert configuration(renamed) == small
+    assert (small.precision, published.precision) == ("float32", "bfloat16")
+
+
+def test_options_replace_what_the_file_says_and_nothing_else(configuration) -> None:
+    plain = configuration("panda-sim")
+    config = configuration("panda-sim", "--lr", "0.5", "--batch", "6", "--iterations", "9")
+    assert (config.loop.lr, config.batch, config.loop.iterations) == (0.5, 6, 9)
+    loop = dataclasses.replace(plain.loop, lr=0.5, iterations=9)
+    assert config == dataclasses.replace(plain, batch=6, loop=loop)

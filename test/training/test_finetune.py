@@ -21,7 +21,7 @@ from vjepa_ac_planner.errors import CheckpointError, ConfigError, DeviceMemoryEr
 from vjepa_ac_planner.training import estimate, session
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset
 from vjepa_ac_planner.training.export_finetuned import acceptance, export_run
-from vjepa_ac_planner.training.finetune import FinetuneConfig, FinetuneStage, with_options
+from vjepa_ac_planner.training.finetune import FinetuneConfig, FinetuneStage
 from vjepa_ac_planner.training.latents import LatentCache, encoder_key
 from vjepa_ac_planner.training.logs import read_metrics
 from vjepa_ac_planner.training.loop import LoopConfig
@@ -307,12 +307,6 @@ def test_tensorboard_gets_the_same_numbers(request_of) -> None:
     lines = [line for line in read_metrics(request.out) if "loss" in line]
     assert written == [(line["iteration"], pytest.approx(line["loss"], rel=1e-6)) for line in lines]
     assert [event.step for event in events.Scalars("held_out/one_step")] == [3, 7]
-
-
-def test_options_replace_what_the_file_says() -> None:
-    config = with_options(CONFIG, {"loop.lr": 0.5, "batch": 6, "train": None})
-    assert (config.loop.lr, config.batch, config.train) == (0.5, 6, "all")
-    assert config.loop.iterations == 8
 
 
 def test_a_predictor_no_better_than_a_copy_is_not_exported() -> None:

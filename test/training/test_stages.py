@@ -21,7 +21,7 @@ from vjepa_ac_planner.training.data import PlayData, rewrap_roll
 from vjepa_ac_planner.training.encoder import MaskDenoising, pretrained_encoder, train_encoder
 from vjepa_ac_planner.training.export import acceptance, export_model
 from vjepa_ac_planner.training.growing import load_grown
-from vjepa_ac_planner.training.loop import LoopConfig, optimise
+from vjepa_ac_planner.training.loop import LoopConfig, WholeEngine, optimise
 from vjepa_ac_planner.training.predictor import start_from_copy, trained_predictor
 from vjepa_ac_planner.training.recipe import Recipe, load_recipe
 from vjepa_ac_planner.training.scaling import InputScales, fold_scales, scale_inputs
@@ -131,7 +131,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(recipe, play, tmp_path) 
 
     stage.after_step = stop_in_the_third  # type: ignore[method-assign]
     with pytest.raises(Stopped):
-        optimise(stage, recipe.encoder.loop, tmp_path / "broken", recipe.encoder)
+        optimise(stage, recipe.encoder.loop, tmp_path / "broken", recipe.encoder, WholeEngine())
     train_encoder(recipe.encoder, data, tmp_path / "broken")
 
     whole, resumed = pretrained_encoder(tmp_path / "whole"), pretrained_encoder(tmp_path / "broken")
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(recipe, play, 
     longer = dataclasses.replace(recipe.encoder.loop, iterations=8)
     stage.encoder.layernorm.weight.data.fill_(float("nan"))
     with pytest.raises(PlannerError, match=r"iteration 0: the loss is nan; lower lr"):
-        optimise(stage, longer, tmp_path / "other", recipe.encoder)
+        optimise(stage, longer, tmp_path / "other", recipe.encoder, WholeEngine())
     assert (tmp_path / "state.pt").read_bytes() == kept
     assert not (tmp_path / "other" / "state.pt").exists()
 

@@ -228,25 +228,26 @@ def run_bench(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> FinetuneConfig:
-    from vjepa_ac_planner.config import from_mapping, load_yaml
+    from vjepa_ac_planner.config import from_mapping, load_yaml, merged
     from vjepa_ac_planner.models import find_model
     from vjepa_ac_planner.planning.presets import config_file
-    from vjepa_ac_planner.training.finetune import FinetuneConfig, with_options
+    from vjepa_ac_planner.training.finetune import FinetuneConfig
 
     small = find_model(args.model).description.predictor.dim <= SMALL
     path = args.config or config_file(f"training/finetune{'-small' if small else ''}.yaml")
-    config = from_mapping(FinetuneConfig, load_yaml(path), str(path))
-    return with_options(
-        config,
-        {
-            "train": args.train,
-            "batch": args.batch,
-            "micro_batch": args.micro_batch,
-            "clip_length": args.clip_length,
-            "checkpoint_activations": args.checkpoint_activations,
-            "precision": args.precision,
-            "loop.iterations": args.iterations,
-            "loop.lr": args.lr,
-            "loop.seed": args.seed,
-        },
-    )
+    loop = {"iterations": args.iterations, "lr": args.lr, "seed": args.seed}
+    options = {
+        "train": args.train,
+        "batch": args.batch,
+        "micro_batch": args.micro_batch,
+        "clip_length": args.clip_length,
+        "checkpoint_activations": args.checkpoint_activations,
+        "precision": args.precision,
+        "loop": _given(loop),
+    }
+    values = merged(load_yaml(path), _given(options))
+    return from_mapping(FinetuneConfig, values, f"{path} with this command's options")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

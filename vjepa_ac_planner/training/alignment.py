@@ -30,7 +30,7 @@ from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.augment import vary_light
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.growing import load_grown
-from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
+from vjepa_ac_planner.training.loop import LoopConfig, WholeEngine, load_modules, optimise
 from vjepa_ac_planner.training.losses import motion_loss
 from vjepa_ac_planner.training.scaling import Scales
 from vjepa_ac_planner.world_model import WorldModel
@@ -247,6 +247,7 @@ def train_alignment(
         config.loop,
         folder,
         config,
+        WholeEngine(),
         evaluate=(lambda: evaluate(stage.encoder)) if evaluate else None,
         evaluate_every=config.evaluate_every,
     )

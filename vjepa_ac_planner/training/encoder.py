@@ -19,7 +19,7 @@ from vjepa_ac_planner.nn.encoder import EncoderConfig
 from vjepa_ac_planner.nn.predictor import latent_norm
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.data import PlayData
-from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
+from vjepa_ac_planner.training.loop import LoopConfig, WholeEngine, load_modules, optimise
 from vjepa_ac_planner.training.masks import MaskConfig, sample_masks
 
 
@@ -121,7 +121,7 @@ class MaskDenoising:
 
 def train_encoder(config: EncoderTraining, data: PlayData, folder: Path) -> None:
     """Run stage 1; resumes where it stopped. The result is ``folder/state.pt``."""
-    optimise(MaskDenoising(config, data), config.loop, folder, config)
+    optimise(MaskDenoising(config, data), config.loop, folder, config, WholeEngine())
 
 
 def pretrained_encoder(folder: Path) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ the model that the run began with), ``metrics.jsonl`` and, if asked for, ``tenso
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -359,15 +358,3 @@ def load_best(folder: Path, trained: Mapping[str, nn.Parameter]) -> None:
             "clips (evaluate_every)"
         )
     load_trained(trained, {name: stored.read() for name, stored in read_safetensors(path).items()})
-
-
-def with_options(config: FinetuneConfig, options: Mapping[str, Any]) -> FinetuneConfig:
-    """The configuration with some values replaced; None leaves one as it is.
-
-    Args:
-        config: to begin with.
-        options: by name; those of the loop as ``loop.<name>``.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    loop = {name.removeprefix("loop."): given.pop(name) for name in list(given) if name.startswith("loop.")}
-    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, **loop), **given)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -121,42 +121,15 @@ class WholeEngine:
         """There is no other process."""
 
 
-@overload
-def optimise(
-    stage: WholeStage,
-    config: LoopConfig,
-    folder: Path,
-    describe: Any,
-    *,
-    evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every: int = 0,
-    tensorboard: bool = False,
-) -> None: ...
-
-
-@overload
 def optimise(
     stage: AnyStage,
     config: LoopConfig,
     folder: Path,
     describe: Any,
-    *,
-    evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every: int = 0,
     engine: Engine[AnyStage],
-    tensorboard: bool = False,
-) -> None: ...
-
-
-def optimise(
-    stage: Any,
-    config: LoopConfig,
-    folder: Path,
-    describe: Any,
     *,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 0,
-    engine: Engine[Any] | None = None,
     tensorboard: bool = False,
 ) -> None:
     """Run a stage to its end, going on from the last checkpoint in ``folder`` if there is one.
@@ -169,9 +142,9 @@ def optimise(
         config: length and rates.
         folder: where checkpoints and metrics go; made if need be.
         describe: the stage's whole configuration; a checkpoint of another one is refused.
+        engine: how gradients come about.
         evaluate: figures on held-out data, logged every ``evaluate_every`` iterations and at the end.
         evaluate_every: 0 for at the end only.
-        engine: how gradients come about; :class:`WholeEngine` unless given.
         tensorboard: write metrics for TensorBoard as well.
 
     Raises:
@@ -186,7 +159,6 @@ def optimise(
             "training needs tqdm: pip install 'vjepa_ac_planner[training]'"
         ) from error
 
-    engine = engine or WholeEngine()
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for m in stage.modules.values() for p in m.parameters() if p.requires_grad]
     optimiser = _adamw(parameters, config)

@@ -17,7 +17,7 @@ from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorC
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.growing import load_grown
-from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
+from vjepa_ac_planner.training.loop import LoopConfig, WholeEngine, load_modules, optimise
 from vjepa_ac_planner.training.losses import prediction_loss
 from vjepa_ac_planner.training.scaling import InputScales, scale_inputs, unfold_scales
 from vjepa_ac_planner.world_model import WorldModel
@@ -136,6 +136,7 @@ def train_predictor(
         config.loop,
         folder,
         config,
+        WholeEngine(),
         evaluate=(lambda: evaluate(stage)) if evaluate else None,
         evaluate_every=config.evaluate_every,
     )

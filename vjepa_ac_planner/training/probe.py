@@ -18,7 +18,7 @@ from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
 from vjepa_ac_planner.nn.layers import MLP
 from vjepa_ac_planner.nn.storage import StoredTensor, read_safetensors, write_safetensors
-from vjepa_ac_planner.training.loop import LoopConfig, load_modules, optimise
+from vjepa_ac_planner.training.loop import LoopConfig, WholeEngine, load_modules, optimise
 from vjepa_ac_planner.types import Goal, Observation
 from vjepa_ac_planner.world_model import WorldModel
 
@@ -212,7 +212,7 @@ def same_outcome(states: Tensor, objects: Tensor) -> Tensor:
 
 def train_probe(stage: ReadOut | DoneOrNot, folder: Path) -> AttentiveProbe:
     """Train to the end, going on where a run stopped; the probe is also left in ``probe.safetensors``."""
-    optimise(stage, stage.config.loop, folder, stage.config)
+    optimise(stage, stage.config.loop, folder, stage.config, WholeEngine())
     stage.probe.load_state_dict(load_modules(folder / "state.pt")["probe"])
     save_probe(folder / "probe.safetensors", stage.probe)
     return stage.probe.eval()

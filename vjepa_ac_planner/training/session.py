@@ -281,9 +281,9 @@ class Session:
                 config.loop,
                 request.out,
                 run.identity(),
+                engine,
                 evaluate=keeper,
                 evaluate_every=config.evaluate_every,
-                engine=engine,
                 tensorboard=request.tensorboard,
             )
         finally:
