@@ -93,6 +93,7 @@ def test_none_of_a_text_is_empty():
     profile = rebuild(RobotProfile, load_profile("panda"), {"topics.robot_state": "arm/state"})
     assert profile.topics.robot_state == "arm/state"
     assert rebuild(RobotProfile, profile, {"topics.robot_state": ""}).topics.robot_state is None
+    assert rebuild(RobotProfile, profile, {"topics.robot_state": "null"}).topics.robot_state is None
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,44 @@ def test_ros_knows_ranges_read_only_and_descriptions(node):
     # -1 stands for none, so it must be in range where none is allowed.
     assert node.describe_parameter("settled_holds").integer_range[0].from_value == -1
     assert "measured, commanded" in node.describe_parameter("safety.base").additional_constraints
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("off", "off"), ("on", "on"), ("auto", "auto"), ("'off'", "off"), ("false", "off")],
+)
+def test_compiling_is_switched_by_words_that_are_truth_values_to_ros(ros, word, value):
+    assert resolve(given(f"compile:={word}", "robot:=sim"))[0].compile == value
+
+
+@pytest.mark.parametrize("word", ["3", "maybe"])
+def test_compiling_takes_no_other_word(ros, word):
+    with pytest.raises(ConfigError, match=rf"compile: received '?{word}'?, allowed 'auto', 'on', 'off'"):
+        resolve(given(f"compile:={word}", "robot:=sim"))
+
+
+def test_topics_and_the_gripper_are_switched_off_on_the_command_line(ros):
+    words = (
+        "topics.robot_state:=null",
+        "topics.gripper:=null",
+        "gripper.name:=null",
+        "gripper.backend:=none",
+    )
+    _, profile = resolve(given("robot:=fr3", *words))
+    assert (profile.topics.robot_state, profile.topics.gripper, profile.gripper.name) == (None, None, None)
+
+
+def given(*words):
+    """Values of the parameters after ``--ros-args -p``, by ROS's own parser."""
+    import rclpy
+
+    arguments = ["--ros-args", *(part for word in words for part in ("-p", word))]
+    node = rclpy.create_node("words", cli_args=arguments)
+    try:
+        first = declare(node, parameters(NodeConfig()))
+        return {**first, **declare(node, parameters(load_profile(first["robot"])))}
+    finally:
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(

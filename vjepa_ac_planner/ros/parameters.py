@@ -95,6 +95,11 @@ class Parameter:
         """Whether a change needs a restart of the node."""
         return not self.path.startswith(LIVE)
 
+    @property
+    def switches(self) -> bool:
+        """Whether on and off are among the choices."""
+        return {"on", "off"} <= set(self.choices)
+
 
 def parameters(config: Any, prefix: str = "") -> Iterator[Parameter]:
     """All parameters of a configuration object, nested ones with dotted names."""
@@ -181,9 +186,9 @@ def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:
         descriptor = ParameterDescriptor(
             description=parameter.description,
             read_only=parameter.read_only,
-            # Whole numbers are welcome where fractions are allowed, and an empty list has no type in ROS:
-            # our own check looks at the value.
-            dynamic_typing=parameter.kind in ("float", "floats", "strings"),
+            # Whole numbers are welcome where fractions are allowed, an empty list has no type in ROS, and
+            # an unquoted on or off is a truth value there: our own check looks at the value.
+            dynamic_typing=parameter.kind in ("float", "floats", "strings") or parameter.switches,
             additional_constraints=f"one of {', '.join(parameter.choices)}" if parameter.choices else "",
         )
         if parameter.bounds is not None and parameter.kind in ("int", "float"):
@@ -224,6 +229,8 @@ def _shown(parameter: Parameter) -> str:
     value = parameter.value
     if parameter.optional and value == -1:
         return "`-1` (off)"
+    if parameter.optional and value == "":
+        return "`null`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, list):
@@ -233,7 +240,7 @@ def _shown(parameter: Parameter) -> str:
 
 def _allowed(parameter: Parameter) -> str:
     if parameter.bounds is None:
-        return ", ".join(parameter.choices)
+        return "a name, or null" if parameter.optional else ", ".join(parameter.choices)
     low, high, unit = parameter.bounds
     if high >= 2**31:
         return f"from {low:g}"
@@ -242,8 +249,10 @@ def _allowed(parameter: Parameter) -> str:
 
 def _plain(parameter: Parameter, value: Any) -> Any:
     """From ROS's way of holding a value to the configuration's."""
-    if parameter.optional and value in (-1, ""):
+    if parameter.optional and value in (-1, "", "null"):
         return None
+    if parameter.switches and isinstance(value, bool):
+        return "on" if value else "off"
     if parameter.kind in ("floats", "strings"):
         return tuple(value or ())
     return value
