@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("rosbags")
 
 import itertools
+import math
 
 from vjepa_ac_planner.bags.resample import GAP, Resampler, ResampleRules, in_order
 from vjepa_ac_planner.bags.storage import RawMessage, Skipped
@@ -74,9 +75,25 @@ def test_the_laws_of_samples(recording, period, tolerance):
         assert two.index == one.index + 1 and two.time > one.time
         if one.segment == two.segment:
             assert abs(two.time - one.time - period) <= tolerance * period + 1e-9
-    # Whatever is lost is counted: a frame whose turn it was either became a sample or has a reason.
-    if not samples and any(m.topic == "image" for m in messages):
-        assert skipped
+    # Whatever is lost is counted: a usable frame is passed over only for one that is nearer to its turn.
+    poses = [header(m) for m in messages if m.topic == "pose"]
+    usable = {
+        header(m)
+        for m in messages
+        if m.topic == "image" and m.received not in bad and any(abs(s - header(m)) < 50 * MS for s in poses)
+    }
+    taken = [round(s.time * 1e9 / MS) * MS for s in samples]
+    if not samples:
+        assert not usable and (skipped or not any(m.topic == "image" for m in messages))
+        return
+    assert not [s for s in usable if s < taken[0]]
+    reach = (1 + tolerance) * period * 1e9 + 1
+    ends = [*(k for k in range(1, len(samples)) if segments[k] > segments[k - 1]), len(samples)]
+    for k in ends:
+        stop = taken[k] if k < len(taken) else math.inf
+        assert not [s for s in usable if taken[k - 1] + reach < s < stop], (
+            "a gap ends at the next usable frame"
+        )
 
 
 def header(m: RawMessage) -> int:
@@ -96,6 +113,29 @@ def test_order_is_restored_where_nothing_is_later_than_the_window(pairs):
     assert ordered == sorted({header(m) for m in messages})
     assert skipped["stamp out of order"] == 0
     assert skipped["duplicate stamp"] == len(messages) - len(ordered)
+
+
+@pytest.mark.parametrize(
+    ("frames", "segments"),
+    [
+        ([0, 250, 500, 1000, 1250, 1500], [3, 3]),  # a 4 Hz camera that lost one frame
+        ([0, 250, 1000], [2, 1]),
+        ([0, 250, 750, 1000, 1500, 1750], [2, 2, 2]),
+    ],
+)
+def test_the_frame_that_ends_a_gap_begins_the_new_segment(frames, segments):
+    messages = [message("image", T0 + ms * MS, T0 + ms * MS) for ms in frames]
+    messages += [message("pose", T0 + i * 10 * MS, T0 + i * 10 * MS) for i in range(200)]
+
+    def observe(frame, pose, gripper):
+        return Observation(Frame(PICTURE, frame.stamp / 1e9), RobotState(np.zeros(7), pose.stamp / 1e9))
+
+    skipped = Skipped()
+    resampler = Resampler("image", "pose", None, 0.25, ResampleRules(), observe, skipped)
+    samples = list(resampler.samples(iter(sorted(messages, key=lambda m: m.received))))
+    assert [round(s.time * 1000) - T0 // MS for s in samples] == frames
+    assert [[s.segment for s in samples].count(k) for k in range(len(segments))] == segments
+    assert skipped == {GAP: len(segments) - 1}
 
 
 def test_times_that_stand_still_or_run_back_hold_no_more_than_the_limit():

@@ -217,12 +217,12 @@ class Resampler:
 
     def _offer(self, candidate: _Candidate) -> Iterator[tuple[int, int, Observation]]:
         stamp = candidate.frame.stamp
-        if self._last is not None and stamp > self._last + self._period + self._reach:
+        # Twice where the frame lies beyond the next sample's turn too: that is a gap, and it begins anew.
+        while self._last is not None and stamp > self._last + self._period + self._reach:
             yield from self._decide()
         if self._last is None:
             yield from self._take(candidate)
             return
-        # A frame may lie beyond more than one period: then _decide() has found a gap, and it was taken.
         target = self._last + self._period
         if abs(stamp - target) <= self._reach:
             self._near.append(candidate)
