@@ -3,12 +3,16 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import struct
+import tempfile
+import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("rosbags")
 from rosbags.rosbag2 import Reader
 
+from vjepa_ac_planner.bags import library, mcap_file, storage
 from vjepa_ac_planner.bags.storage import Skipped, open_storage
 from vjepa_ac_planner.errors import BagError
 
@@ -99,6 +103,21 @@ def test_compressed_bags(make, drive, tmp_path, storage, mode):
         assert read(file)[0] == read(plain)[0]
 
 
+def test_a_file_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path, monkeypatch):
+    zstd = library.need("zstd")
+    file = tmp_path / "bomb.mcap.zstd"
+    file.write_bytes(zstd.compress(bytes(16 << 20)))
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    used = iter(range(100))
+    usage = lambda folder: SimpleNamespace(free=storage._KEPT_FREE + (5 - next(used) << 20))  # noqa: E731
+    monkeypatch.setattr(storage.shutil, "disk_usage", usage)
+    with pytest.raises(BagError, match=r"bomb.mcap.zstd: unpacks to more than 6 MiB.*set TMPDIR"):
+        read(file)
+    assert not list(temporary.iterdir())
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_split_bags_in_one_folder_and_as_a_list(make, drive, tmp_path, storage):
     messages = drive(6.0)
@@ -139,6 +158,51 @@ def test_paths_in_metadata_do_not_leave_the_folder(make, drive, tmp_path):
     (bag / "metadata.yaml").write_text(text.replace("bag.mcap", str(secret / "other.mcap")))
     with pytest.raises(BagError, match="none is there"):
         read(bag)
+
+
+def overlapping(path, chunks: int, size: int) -> None:
+    """Chunks that all span the same time, each with a large message between two small ones."""
+    zstd = library.need("zstd")
+
+    def part(operation: int, content: bytes) -> bytes:
+        return struct.pack("<BQ", operation, len(content)) + content
+
+    def text(value: str) -> bytes:
+        return struct.pack("<I", len(value)) + value.encode()
+
+    def channel(number: int, topic: str) -> bytes:
+        return part(4, struct.pack("<HH", number, 1) + text(topic) + text("cdr") + bytes(4))
+
+    def message(number: int, time: int, data: bytes) -> bytes:
+        return part(5, struct.pack("<HIQQ", number, 0, time, time) + data)
+
+    string = b"\0\1\0\0" + text("x\0")
+    out = b"\x89MCAP0\r\n" + part(1, text("ros2") + text(""))
+    out += part(
+        3, struct.pack("<H", 1) + text("std_msgs/msg/String") + text("ros2msg") + text("string data")
+    )
+    out += channel(1, "/small") + channel(2, "/large")
+    for i in range(chunks):
+        plain = message(1, 1 + i, string) + message(2, 1 + i, bytes(size)) + message(1, 10**9 + i, string)
+        packed = zstd.compress(plain)
+        head = struct.pack("<QQQI", 1, 10**9 + chunks, len(plain), 0)
+        out += part(6, head + text("zstd") + struct.pack("<Q", len(packed)) + packed)
+    path.write_bytes(out)
+
+
+@pytest.mark.parametrize(("topics", "count"), [({"/small"}, 80), ({"/small", "/large"}, 120)])
+def test_chunks_that_overlap_are_held_in_bounded_memory(tmp_path, monkeypatch, topics, count):
+    monkeypatch.setattr(mcap_file, "_OPEN_BYTES", 16 << 20)
+    overlapping(tmp_path / "x.mcap", 40, 4 << 20)
+    assert (tmp_path / "x.mcap").stat().st_size < 20_000
+    opened = open_storage(tmp_path / "x.mcap", Skipped())
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in opened.messages(topics)) == count
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+        opened.close()
 
 
 class TestCutMcap:

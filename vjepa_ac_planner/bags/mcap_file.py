@@ -3,8 +3,8 @@
 Written here and not left to a library because a recording of a robot that went wrong is often one whose
 recorder went wrong too. The readers of ``rosbags`` and ``mcap`` need an intact end of the file, or stop at
 the first bad chunk; this one skips what is bad, counts it and goes on. It never believes a length beyond
-the file or 256 MiB, decompresses into bounded buffers, hands out views instead of copies, and passes over
-chunks that hold none of the wanted topics. Layout: https://mcap.dev/spec.
+the file or 256 MiB, decompresses into bounded buffers, hands out views of chunks that are mostly wanted
+(copies of the rest), and passes over chunks that hold none of the wanted topics. Layout: https://mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -320,8 +320,9 @@ class McapFile:
     def _sorted_messages(
         self, chunk: _Chunk, names: dict[int, str]
     ) -> tuple[list[tuple[int, int, memoryview]], int]:
+        """The wanted messages of a chunk in order of time, and how many bytes they hold in memory."""
         messages = []
-        size = 0
+        size = whole = 0
         try:
             for operation, content in self._inside(chunk):
                 if operation == _MESSAGE and len(content) >= _MESSAGE_HEAD.size:
@@ -329,11 +330,15 @@ class McapFile:
                     if channel in names:
                         messages.append((channel, received, content[_MESSAGE_HEAD.size :]))
                         size += len(content)
+                        whole = memoryview(content.obj).nbytes
         except BagError as error:
             known = str(error).startswith(("unknown", "chunk beyond"))
             self._skipped.once(str(error) if known else "damaged chunk", self._name, chunk.offset)
         messages.sort(key=lambda message: message[1])
-        return messages, size
+        # A view keeps the whole chunk in memory: worth it only where the chunk is mostly wanted.
+        if 2 * size < whole:
+            return [(channel, time, memoryview(bytes(data))) for channel, time, data in messages], size
+        return messages, whole
 
     def _in_file_order(self, names: dict[int, str]) -> Iterator[tuple[int, int, memoryview]]:
         """Walk through all records: messages outside chunks have no index that could be used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +22,9 @@ COMPRESSED = (".zstd", ".zst")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_MESSAGE = 1 << 28
 """Largest message or chunk that is believed [bytes]; a damaged length must not take all memory."""
+
+_KEPT_FREE = 1 << 28
+"""What unpacking leaves free on the disk [bytes]: a small file may unpack to more than any disk holds."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,11 @@ class SplitStorage:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """The file itself, or, where it is compressed as a whole, a temporary plain copy of it."""
+    """The file itself, or, where it is compressed as a whole, a temporary plain copy of it.
+
+    Raises:
+        BagError: it is damaged, or there is no room for the copy.
+    """
     if path.suffix not in COMPRESSED:
         yield path
         return
@@ -191,6 +199,12 @@ def unpacked(path: Path) -> Iterator[Path]:
         try:
             with zstd.open(path, "rb") as packed, plain.open("wb") as out:
                 while block := packed.read(1 << 20):
+                    if shutil.disk_usage(folder).free < _KEPT_FREE:
+                        raise BagError(
+                            f"{path}: unpacks to more than {out.tell() >> 20} MiB, and "
+                            f"{Path(folder).parent} has no room for it ({_KEPT_FREE >> 20} MiB are kept "
+                            "free); set TMPDIR to a larger disk, unless the file is not what it should be"
+                        )
                     out.write(block)
         except (OSError, EOFError, zstd.ZstdError) as error:
             raise BagError(f"{path}: cannot be decompressed ({error})") from error
