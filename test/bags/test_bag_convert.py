@@ -130,6 +130,13 @@ class TestDroid:
         (second,) = convert_droid(tmp_path / "raw", tmp_path / "out")
         assert second.existed and second.path.stat().st_mtime_ns == before
 
+    def test_a_conversion_that_was_killed_goes_on(self, tmp_path):
+        write_droid(tmp_path / "raw" / "one")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "one.mcap.partial").write_bytes(b"\x89MCAP0\r\n")
+        (result,) = convert_droid(tmp_path / "raw", tmp_path / "out")
+        assert not result.problem and [p.name for p in (tmp_path / "out").iterdir()] == ["one.mcap"]
+
     def test_what_is_wrong_with_one_episode_does_not_stop_the_others(self, tmp_path):
         write_droid(tmp_path / "raw" / "a")
         (tmp_path / "raw" / "a" / "trajectory.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ pytest.importorskip("mcap")
 
 from vjepa_ac_planner.bags.reader import Bag
 from vjepa_ac_planner.bags.record import RunInfo, RunRecorder, plan_record
+from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.control.limits import Finding
 from vjepa_ac_planner.control.mpc import Step
 from vjepa_ac_planner.errors import BagError
@@ -168,14 +171,48 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_an_error_with_a_name(tmp_path):
-    (tmp_path / "run.mcap.partial").symlink_to("/dev/full")
     with (
         pytest.raises(BagError, match="No space left"),
         RunRecorder(tmp_path / "run.mcap", RUN) as recorder,
+        open("/dev/full", "wb") as full,
     ):
+        os.dup2(full.fileno(), recorder._bag._file.fileno())
         recorder.on_step(make_step(0, Goal(observation(9, 256).frame)))
         recorder.on_step(make_step(1, Goal(observation(9, 256).frame)))
     assert not (tmp_path / "run.mcap").exists()
+
+
+def test_what_a_killed_run_left_is_never_overwritten(tmp_path):
+    record(tmp_path / "run.mcap")
+    kept = (tmp_path / "run.mcap").rename(tmp_path / "run.mcap.partial").read_bytes()
+    with pytest.raises(BagError, match=r"run.mcap.partial: exists, left by a run that was killed.*rename"):
+        RunRecorder(tmp_path / "run.mcap", RUN)
+    assert (tmp_path / "run.mcap.partial").read_bytes() == kept
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_writers_of_one_name_do_not_mix(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:  # as on FAT
+        monkeypatch.setattr(os, "link", refuse)
+    first = BagWriter(tmp_path / "run.mcap")
+    with pytest.raises(BagError, match="being written by another"):
+        BagWriter(tmp_path / "run.mcap")
+    first.text("/first", "x", 1)
+    # The name may be taken in between all the same, by a file that was moved there.
+    (tmp_path / "run.mcap").write_text("other")
+    with pytest.raises(BagError, match=r"run.mcap: exists; recordings are never overwritten"):
+        first.close()
+    assert (tmp_path / "run.mcap").read_text() == "other"
+    with Bag.open(tmp_path / "run.mcap.partial") as bag:
+        assert bag.infos["/first"].count == 1
+    (tmp_path / "run.mcap").unlink()
+    (tmp_path / "run.mcap.partial").unlink()
+    with BagWriter(tmp_path / "run.mcap") as bag:
+        bag.text("/first", "x", 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.mcap"]
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path):

@@ -78,6 +78,8 @@ def write_episode(result: Converted, about: dict[str, Any], moments: Iterable[Mo
     topics = RecordTopics()
     result.path.parent.mkdir(parents=True, exist_ok=True)
     begun = False
+    # Left by a conversion that was killed: it can be made again.
+    result.path.with_name(result.path.name + ".partial").unlink(missing_ok=True)
     bag = BagWriter(result.path, compress=False, chunk_bytes=_CHUNK_BYTES)
     try:
         for moment in moments:
@@ -105,7 +107,7 @@ def write_episode(result: Converted, about: dict[str, Any], moments: Iterable[Mo
         bag.close()
     except BaseException:
         bag.abandon()
-        bag.partial.unlink(missing_ok=True)  # it can be made again
+        bag.partial.unlink(missing_ok=True)
         raise
 
 

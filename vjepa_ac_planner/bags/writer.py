@@ -9,6 +9,7 @@ last chunk is there, in ``FILE.partial``; this package reads such a file as it i
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,12 +35,13 @@ class BagWriter:
     written as ``FILE.partial``.
 
     Args:
-        path: the file; it must not exist.
+        path: the file; neither it nor ``FILE.partial`` may exist.
         compress: compress chunks (zstd); JPEG images gain nothing by it.
         chunk_bytes: size at which a chunk is closed and written.
 
     Raises:
-        BagError: the file exists, or cannot be written.
+        BagError: the file exists, ``FILE.partial`` is left of a run that was killed or is being written,
+            or it cannot be written.
         MissingDependencyError: the ``bags`` extra is not installed.
     """
 
@@ -54,11 +56,16 @@ class BagWriter:
         self._schemas: dict[str, int] = {}
         self._closed = False
         if self.path.exists():
-            raise BagError(f"{self.path}: exists; recordings are never overwritten, choose another name")
+            raise self._taken()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.partial.open("wb", buffering=0)
+            self._file = self.partial.open("xb", buffering=0)
         except OSError as error:
+            if os.path.lexists(self.partial):
+                raise BagError(
+                    f"{self.partial}: exists, left by a run that was killed, or being written by another; "
+                    "choose another name, or rename it (it is a bag as far as it goes) or remove it"
+                ) from error
             raise BagError(f"{self.path}: cannot be written ({error.strerror})") from error
         compression = mcap.CompressionType.ZSTD if compress else mcap.CompressionType.NONE
         self._mcap = mcap.Writer(_Whole(self._file), chunk_size=chunk_bytes, compression=compression)
@@ -114,7 +121,8 @@ class BagWriter:
         """Complete the file and give it its name; safe to call twice.
 
         Raises:
-            BagError: the disk is full; what was written stays as ``FILE.partial``.
+            BagError: the disk is full, or another took the name meanwhile; what was written stays as
+                ``FILE.partial``.
         """
         if self._closed:
             return
@@ -123,7 +131,23 @@ class BagWriter:
             self._guarded(self._mcap.finish)
         finally:
             self._file.close()
-        self._guarded(self.partial.replace, self.path)
+        self._guarded(self._name)
+
+    def _name(self) -> None:
+        """Give the file its name, unless that is taken."""
+        try:
+            os.link(self.partial, self.path)
+        except FileExistsError as error:
+            raise self._taken() from error
+        except OSError:  # no hard links here, such as on a USB stick's FAT: a look before must do
+            if self.path.exists():
+                raise self._taken() from None
+            self.partial.rename(self.path)
+        else:
+            self.partial.unlink()
+
+    def _taken(self) -> BagError:
+        return BagError(f"{self.path}: exists; recordings are never overwritten, choose another name")
 
     def abandon(self) -> None:
         """Stop writing without completing the file: it stays readable as ``FILE.partial``."""
