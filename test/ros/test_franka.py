@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -134,7 +135,20 @@ def test_active_errors_by_name_and_past_ones_not(message, frames, state_class):
 )
 def test_another_end_effector_than_the_profiles_is_an_error(message, frames, pose):
     message.f_t_ee.pose = pose
-    assert franka.read_state(message, frames).status.errors == (franka.END_EFFECTOR_ERROR,)
+    (error,) = franka.read_state(message, frames).status.errors
+    assert error.startswith(franka.END_EFFECTOR_ERROR)
+
+
+def test_what_desk_has_and_what_the_profile_has_are_told(message, frames):
+    message.f_t_ee.pose = hand(z=0.2, degrees=0.0)
+    assert franka.read_state(message, frames).status.errors == (
+        "end_effector_frame_differs_from_profile: received xyz [0.0, 0.0, 0.2] m, rpy [0.0, 0.0, 0.0] rad; "
+        "the profile has fr3_hand_tcp at xyz [0.0, 0.0, 0.1034] m, rpy [0.0, 0.0, -0.7854] rad of "
+        "fr3_link8; set it in Desk, or correct transforms",
+    )
+    message.f_t_ee.pose = Pose(orientation=Quaternion(w=0.0))
+    (error,) = franka.read_state(message, frames).status.errors
+    assert "received pose: the quaternion's norm must be 1, received 0" in error
 
 
 @pytest.mark.parametrize("pose", [hand(), hand(z=0.1044), hand(degrees=-44.5), hand(degrees=315.0)])
@@ -160,8 +174,20 @@ def test_without_franka_msgs_the_error_says_where_to_get_it(monkeypatch):
         franka.state_message()
     assert str(caught.value).startswith("topic robot_state (null in the robot's profile")
     assert "needs the message package franka_msgs" in str(caught.value)
-    assert "sudo apt install ros-jazzy-franka-msgs" in str(caught.value)
-    assert "https://github.com/frankarobotics/franka_ros2" in str(caught.value)
+    # apt has it for Humble only.
+    assert "apt" not in str(caught.value)
+    assert "build franka_msgs of https://github.com/frankarobotics/franka_ros2" in str(caught.value)
+
+
+def test_the_franka_msgs_of_another_driver_is_named(monkeypatch):
+    foreign = ModuleType("franka_msgs.msg")
+    foreign.FrankaState, foreign.__file__ = State, "/lab/franka_msgs/msg/__init__.py"
+    monkeypatch.setitem(sys.modules, "franka_msgs", ModuleType("franka_msgs"))
+    monkeypatch.setitem(sys.modules, "franka_msgs.msg", foreign)
+    with pytest.raises(MissingDependencyError) as caught:
+        franka.state_message()
+    assert "needs franka_msgs/FrankaRobotState, which this franka_msgs has not (/lab/" in str(caught.value)
+    assert "franka_msgs of frankarobotics/franka_ros2, or set topics.robot_state: null" in str(caught.value)
 
 
 PUBLISHER = """

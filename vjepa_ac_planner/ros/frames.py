@@ -181,6 +181,17 @@ class FrameChain:
         cosine = abs(sum(map(operator.mul, given, self._state_turn))) / norm
         return distance <= metres and 2 * math.acos(min(1.0, cosine)) <= radians
 
+    def difference(self, pose: Any) -> str:
+        """What a ``geometry_msgs/Pose`` of the state frame in the model frame is, and what is stated."""
+        try:
+            received = _shown(pose_to_matrix(pose))
+        except InputError as error:
+            received = str(error)
+        return (
+            f"received {received}; the profile has {self.config.state_ee_frame} at "
+            f"{_shown(self.state_in_model)} of {self.config.model_ee_frame}"
+        )
+
     def _between(self, frame: str, other: str) -> FloatArray:
         """[4, 4] pose of ``frame`` in ``other``: from the coordinates of the one to those of the other."""
         up, down = dict(self._ancestors(frame)), dict(self._ancestors(other))
@@ -282,6 +293,12 @@ def _matrix(vector: FloatArray) -> FloatArray:
     matrix[:3, 3] = vector[:3]
     matrix[:3, :3] = euler_to_matrix(vector[3:6])
     return matrix
+
+
+def _shown(matrix: FloatArray) -> str:
+    """A pose [4, 4] for people."""
+    xyz, rpy = np.split(_vector(matrix) + 0.0, 2)
+    return f"xyz {np.round(xyz, 4).tolist()} m, rpy {np.round(rpy, 4).tolist()} rad"
 
 
 def _vector(matrix: FloatArray) -> FloatArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from vjepa_ac_planner.control.environment import RobotStatus
+from vjepa_ac_planner.errors import MissingDependencyError
 from vjepa_ac_planner.ros.frames import FrameChain
 from vjepa_ac_planner.ros.messages import import_messages
 from vjepa_ac_planner.ros.stamps import to_seconds
@@ -22,7 +23,7 @@ MODES = (
 END_EFFECTOR_SLACK = (0.002, 0.02)
 """How far the robot's own end-effector frame may lie from the profile's [m, rad]."""
 END_EFFECTOR_ERROR = "end_effector_frame_differs_from_profile"
-"""Name of the error that it does not."""
+"""Beginning of the error that it does not; what both are follows."""
 
 
 class FrankaState(NamedTuple):
@@ -40,10 +41,18 @@ def state_message() -> Any:
     """The class ``franka_msgs/FrankaRobotState``.
 
     Raises:
-        MissingDependencyError: franka_msgs is not installed.
+        MissingDependencyError: franka_msgs is not installed, or is that of another driver.
     """
     needed_for = "topic robot_state (null in the robot's profile does without the arm's mode and errors)"
-    return import_messages("franka_msgs.msg", needed_for).FrankaRobotState
+    messages = import_messages("franka_msgs.msg", needed_for)
+    try:
+        return messages.FrankaRobotState
+    except AttributeError as error:
+        raise MissingDependencyError(
+            f"{needed_for} needs franka_msgs/FrankaRobotState, which this franka_msgs has not "
+            f"({messages.__file__}): use the franka_msgs of frankarobotics/franka_ros2, or set "
+            "topics.robot_state: null"
+        ) from error
 
 
 def read_state(message: Any, frames: FrameChain) -> FrankaState:
@@ -51,7 +60,7 @@ def read_state(message: Any, frames: FrameChain) -> FrankaState:
 
     The arm computes its end-effector pose with the tool that was set in its own web interface (Desk). If
     that is not where the profile has its state frame, every pose is wrong by the difference, and so is the
-    distance to the table: this counts as an error of the robot, named :data:`END_EFFECTOR_ERROR`.
+    distance to the table: this counts as an error of the robot, which :data:`END_EFFECTOR_ERROR` begins.
 
     Args:
         message: the message.
@@ -63,7 +72,8 @@ def read_state(message: Any, frames: FrameChain) -> FrankaState:
     frames.check_base(message.o_t_ee.header.frame_id)
     errors = active_errors(message.current_errors)
     if not frames.agrees(message.f_t_ee.pose, *END_EFFECTOR_SLACK):
-        errors = (*errors, END_EFFECTOR_ERROR)
+        told = frames.difference(message.f_t_ee.pose)
+        errors = (*errors, f"{END_EFFECTOR_ERROR}: {told}; set it in Desk, or correct transforms")
     status = RobotStatus(mode=mode_name(message.robot_mode), errors=errors)
     return FrankaState(status, message.o_t_ee, to_seconds(message.o_t_ee.header.stamp))
 

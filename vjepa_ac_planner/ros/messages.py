@@ -13,6 +13,8 @@ SOURCES = {
     "control_msgs": "https://github.com/ros-controls/control_msgs",
 }
 """Repositories of the message packages that have no wheel."""
+NOT_IN_APT = ("franka_msgs",)
+"""Packages that apt has for no release that the planner runs on."""
 
 
 def import_messages(module: str, needed_for: str) -> Any:
@@ -23,16 +25,19 @@ def import_messages(module: str, needed_for: str) -> Any:
         needed_for: what is lost without it, to begin the error with.
 
     Raises:
-        MissingDependencyError: it is not installed; the text names the apt package and the source.
+        MissingDependencyError: it is not installed; the text says where it is to be had.
     """
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        apt = f"ros-{os.environ.get('ROS_DISTRO', '$ROS_DISTRO')}-{package.replace('_', '-')}"
-        source = SOURCES.get(package)
-        build = f", or build {package} of {source} in your workspace" if source else ""
+        ways = []
+        if package not in NOT_IN_APT:
+            apt = f"ros-{os.environ.get('ROS_DISTRO', '$ROS_DISTRO')}-{package.replace('_', '-')}"
+            ways.append(f"sudo apt install {apt}")
+        if package in SOURCES:
+            ways.append(f"build {package} of {SOURCES[package]} in your workspace")
         raise MissingDependencyError(
             f"{needed_for} needs the message package {package}, which cannot be imported ({error}): "
-            f"sudo apt install {apt}{build}, then source the workspace's setup file"
+            f"{', or '.join(ways)}, then source the workspace's setup file"
         ) from error
