@@ -100,6 +100,22 @@ def test_old_franka_state_is_column_major(make_franka):
     np.testing.assert_array_equal(rotation, matrix[:3, :3])
 
 
+@pytest.mark.parametrize(
+    "rotation", [np.zeros((3, 3)), np.diag([-1, 1, 1]), 3 * np.eye(3), np.full((3, 3), np.nan)]
+)
+def test_an_old_franka_state_without_a_rotation_is_refused(rotation):
+    from vjepa_ac_planner.bags.messages import FRANKA_STATE, Decoder
+    from vjepa_ac_planner.bags.storage import TopicInfo
+
+    definition = "std_msgs/Header header\nfloat64[16] o_t_ee\n"
+    decoder = Decoder({"/s": TopicInfo("/s", FRANKA_STATE, 1, definition, "ros2msg")})
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation
+    head = b"\0\1\0\0" + bytes(8) + b"\1\0\0\0\0" + bytes(3)
+    with pytest.raises(InputError, match="pose: the rotation must be orthonormal and right-handed"):
+        decoder.pose("/s", memoryview(head + matrix.T.astype("<f8").tobytes()))
+
+
 def test_the_definition_of_a_custom_type_must_be_there(make, drive, tmp_path):
     from vjepa_ac_planner.bags.messages import FRANKA_STATE, Decoder
     from vjepa_ac_planner.bags.storage import TopicInfo

@@ -15,7 +15,7 @@ import numpy as np
 
 from vjepa_ac_planner.bags.images import Image, decode_compressed, decode_image
 from vjepa_ac_planner.bags.library import need
-from vjepa_ac_planner.bags.poses import Vector, quaternion_to_matrix
+from vjepa_ac_planner.bags.poses import Vector, checked_rotation, quaternion_to_matrix
 from vjepa_ac_planner.bags.storage import TopicInfo
 from vjepa_ac_planner.errors import BagError, InputError
 
@@ -88,14 +88,14 @@ class Decoder:
 
         Raises:
             BagError: the message is damaged, or of a layout that is not known.
-            InputError: the quaternion is not one.
+            InputError: the quaternion or matrix is no rotation.
         """
         message = self.message(topic, data)
         if self._topics[topic].type == FRANKA_STATE:
             message = getattr(message, "o_t_ee", None)
             if isinstance(message, np.ndarray) and message.shape == (16,):
                 matrix = message.astype(np.float64).reshape(4, 4).T  # libfranka is column-major
-                return matrix[:3, 3], matrix[:3, :3]
+                return matrix[:3, 3], checked_rotation(matrix[:3, :3])
         try:
             pose = message.pose
             p, q = pose.position, pose.orientation

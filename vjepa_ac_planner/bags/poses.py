@@ -38,6 +38,20 @@ def quaternion_to_matrix(quaternion: Any) -> Vector:
     )
 
 
+def checked_rotation(matrix: Vector) -> Vector:
+    """A matrix [3, 3], if it is a rotation.
+
+    Raises:
+        InputError: not within 1 % (an unset one is all zero), or mirrored.
+    """
+    # NaN is not near anything either.
+    if not (np.allclose(matrix.T @ matrix, np.eye(3), rtol=0, atol=0.02) and np.linalg.det(matrix) > 0):
+        raise InputError(
+            f"pose: the rotation must be orthonormal and right-handed, received {matrix.tolist()}"
+        )
+    return matrix
+
+
 def matrix_to_quaternion(matrix: Vector) -> Vector:
     """[4] quaternion x, y, z, w (w >= 0) of a rotation matrix [3, 3]."""
     m = matrix
