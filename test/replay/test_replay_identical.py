@@ -128,3 +128,18 @@ def test_what_cannot_be_made_again_is_said(record, point_model, monkeypatch, cha
         found = check_identical(bag, point_model, SHA)
     assert any(text.startswith(reason) for text in found.skipped)
     assert found.equal + found.different + sum(found.skipped.values()) == 6 and not found.all_equal
+
+
+@pytest.mark.parametrize(("names", "made"), [(("first", "there"), 6), (("there", "there"), 0)])
+def test_a_goal_that_cannot_be_read_does_not_move_the_others(record, point_model, monkeypatch, names, made):
+    """The second of two images is left: it is told by its name, if that is its own."""
+    from dataclasses import replace
+
+    with Bag.open(record()) as bag:
+        records = [replace(plan, goal_index=1) for plan in bag.plans()]
+        other = replace(records[-1], index=6, goal=names[0], goal_index=0)
+        bag.infos[bag.topics.goal] = replace(bag.infos[bag.topics.goal], count=2)
+        monkeypatch.setattr(bag, "plans", lambda: iter([*records, other]))
+        found = check_identical(bag, point_model, SHA)
+    assert (found.equal, found.different) == (made, 0)
+    assert found.skipped == {"for a goal image that is not in the bag": 7 - made}

@@ -33,6 +33,9 @@ from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import BagError, PlannerError
 from vjepa_ac_planner.types import Frame, Goal, Observation, RobotState
 
+MOST_GOALS = 64
+"""Goal images that are read of one recording."""
+
 __all__ = ["Bag", "PlanRecord", "ResampleRules", "RunInfo", "Sample", "TopicNames"]
 
 
@@ -208,7 +211,10 @@ class Bag:
         raise BagError(f"{self.name}: no frame of {image} can be decoded")
 
     def goals(self) -> tuple[Goal, ...]:
-        """Goal images in the recording, in order; their names are their frame ids. At most 64 are read."""
+        """Goal images in the recording that can be read, in order; their names are their frame ids.
+
+        At most ``MOST_GOALS`` are read.
+        """
         if self.topics.goal is None:
             return ()
         goals = []
@@ -217,7 +223,7 @@ class Bag:
             frame = self._frame(self.topics.goal, message.data, stamp or message.received)
             if frame is not None:
                 goals.append(Goal(frame, frame.frame_id))
-            if len(goals) == 64:
+            if len(goals) == MOST_GOALS:
                 break
         return tuple(goals)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vjepa_ac_planner.bags.reader import Bag
+from vjepa_ac_planner.bags.reader import MOST_GOALS, Bag
 from vjepa_ac_planner.bags.records import PlanRecord
 from vjepa_ac_planner.config import from_mapping
 from vjepa_ac_planner.errors import PlannerError
@@ -98,7 +99,7 @@ def check_identical(
         reason = "searched for before their frame was seen (pipelined)"
         return Identical(len(records), 0, 0, {reason: len(records)} if records else {}, 0.0, note)
     planner = Planner(model, from_mapping(PlannerConfig, bag.run.planner, "recorded configuration"))
-    goals = bag.goals()
+    goals = _goals(bag, records)
     skipped: dict[str, int] = {}
     equal = different = 0
     largest = 0.0
@@ -120,13 +121,28 @@ def check_identical(
     return Identical(len(records), equal, different, skipped, largest, note)
 
 
+def _goals(bag: Bag, records: Sequence[PlanRecord]) -> dict[int, Goal]:
+    """Goal images by the index that the records give them.
+
+    One that cannot be read leaves no place, and all after it move up. The images are then told by their
+    names, and where several have one name they are left out.
+    """
+    goals = bag.goals()
+    if bag.topics.goal is None or len(goals) >= min(bag.infos[bag.topics.goal].count, MOST_GOALS):
+        return dict(enumerate(goals))
+    named = {(record.goal_index, record.goal) for record in records if record.goal_index >= 0}
+    fits = {name: [goal for goal in goals if goal.name == name] for _, name in named}
+    told = Counter(name for _, name in named)
+    return {index: fits[name][0] for index, name in named if told[name] == len(fits[name]) == 1}
+
+
 def _again(
-    bag: Bag, planner: Planner, goals: tuple[Goal, ...], record: PlanRecord, warm: Plan | None
+    bag: Bag, planner: Planner, goals: Mapping[int, Goal], record: PlanRecord, warm: Plan | None
 ) -> Plan | str:
     """The plan, or why it cannot be made again."""
     if record.stop_reason in ("deadline", "cancelled"):
         return "stopped by the clock"
-    if not 0 <= record.goal_index < len(goals):
+    if record.goal_index not in goals:
         return "for a goal image that is not in the bag"
     if record.warm_started and warm is None:
         return "begun from a plan that could not be made again"
