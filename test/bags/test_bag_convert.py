@@ -337,6 +337,9 @@ class TestLeRobot:
             ({"codebase_version": "v1.6"}, "allowed v2.0, v2.1, v3.0"),
             ({"fps": 0}, "fps must be positive"),
             ({"features": None}, "missing or damaged"),
+            ({"features": {"c": "image"}}, "feature c: expected an object, received image"),
+            ({"features": {CAMERA: DROID_FEATURES[CAMERA], "s": {"dtype": None}}}, "pose: no feature"),
+            ({"features": {CAMERA: {"dtype": "video", "info": "deep"}}}, "pose: no feature"),
         ],
     )
     def test_info_that_cannot_be_used(self, tmp_path, change, text):
@@ -344,6 +347,15 @@ class TestLeRobot:
         info = json.loads((root / "meta" / "info.json").read_text()) | change
         (root / "meta" / "info.json").write_text(json.dumps(info))
         with pytest.raises(BagError, match=text):
+            list(convert_lerobot(root, tmp_path / "out"))
+
+    @pytest.mark.parametrize("line", ['{"episode": 0}', "[1]", '{"episode_index": null}'])
+    def test_an_episode_without_a_number_is_named(self, tmp_path, line):
+        root = write_v21(tmp_path / "set", episodes=0)
+        (root / "meta" / "episodes.jsonl").write_text(line)
+        with pytest.raises(
+            BagError, match=r"the list of episodes is damaged.*a number episode_index, received"
+        ):
             list(convert_lerobot(root, tmp_path / "out"))
 
     def test_damage_in_one_episode_does_not_stop_the_others(self, tmp_path):

@@ -60,6 +60,25 @@ def test_problems_are_read_as_they_were_written(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["problems.npz"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"goals": np.array([7])},
+        {"goals": np.array([-1])},
+        {"states": np.zeros((0, 7))},
+        {"states": np.zeros((1, 6))},
+        {"sizes": np.array(["a", "b"])},
+        {"seeds": np.array(["x"])},
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path, change):
+    path = tmp_path / "problems.npz"
+    save_problems(path, some(1))
+    np.savez(path, **{**np.load(path), **change})
+    with pytest.raises(InputError, match=r"problems.npz: is damaged .*`vjepa-ac problems make --out"):
+        load_problems(path)
+
+
 def test_files_that_are_missing_damaged_or_hold_nothing_fit(tmp_path):
     path = tmp_path / "problems.npz"
     with pytest.raises(InputError, match=r"no such file; make one with `vjepa-ac problems make --out"):

@@ -48,3 +48,13 @@ def test_what_the_demo_does_not_need_may_be_absent(command, monkeypatch):
     monkeypatch.setitem(doctor.CHECKS, "ros", lambda: absent)
     code, text, _ = command("doctor", "--only", "ros")
     assert code == 0 and "-> source it" in text
+
+
+@pytest.mark.skipif(find_spec("rclpy") is None, reason="needs the ros extra")
+def test_a_ros_installation_that_hangs_is_broken(monkeypatch):
+    def hang(command, timeout, **_):
+        raise doctor.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(doctor.subprocess, "run", hang)
+    check = doctor.ros()
+    assert (check.status, check.needed) == ("broken", False) and "60 s" in check.detail and check.remedy

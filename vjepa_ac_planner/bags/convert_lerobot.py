@@ -82,7 +82,13 @@ def convert_lerobot(
     need("parquet"), need("av")
     data = _DataSet(Path(source), names or LeRobotNames())
     for row in data.episodes():
-        index = int(row["episode_index"])
+        try:
+            index = int(row["episode_index"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BagError(
+                f"{data.root}: the list of episodes is damaged: expected an object with a number "
+                f"episode_index, received {str(row)[:80]}"
+            ) from error
         if episodes is not None and index not in episodes:
             continue
         result = Converted(f"episode {index}", Path(out) / f"episode_{index:06d}.mcap")
@@ -101,7 +107,7 @@ def convert_lerobot(
                 write_episode(result, about, data.moments(row, result))
             except PlannerError as error:
                 result.problem = str(error)
-            except (OSError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+            except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
                 result.problem = f"{result.source}: cannot be read ({error!r})"
         yield result
 
@@ -117,6 +123,9 @@ class _DataSet:
             self.version = str(self.info["codebase_version"])
             self._features: dict[str, Any] = dict(self.info["features"])
             self._fps = float(self.info["fps"])
+            for name, feature in self._features.items():
+                if not isinstance(feature, dict):
+                    raise TypeError(f"feature {name}: expected an object, received {str(feature)[:80]}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BagError(
                 f"{root}: meta/info.json of a LeRobot data set is missing or damaged ({error})"
@@ -247,9 +256,7 @@ class _DataSet:
     def _find_pose(self) -> tuple[str, tuple[int, ...], bool]:
         if self._names.pose is None and _POSE in self._features:
             return _POSE, tuple(range(6)), False
-        vectors = [
-            name for name, feature in self._features.items() if feature.get("dtype", "").startswith("float")
-        ]
+        vectors = [name for name, f in self._features.items() if str(f.get("dtype")).startswith("float")]
         asked = self._names.pose
         candidates = (
             [name for name in vectors if name.startswith("observation")]
@@ -301,5 +308,5 @@ def _elements(feature: dict[str, Any]) -> list[str]:
 
 
 def _is_depth(feature: dict[str, Any]) -> bool:
-    info = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
-    return bool(info.get("video.is_depth_map") or info.get("is_depth_map"))
+    infos = [info for info in (feature.get("video_info"), feature.get("info")) if isinstance(info, dict)]
+    return any(info.get("video.is_depth_map") or info.get("is_depth_map") for info in infos)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,37 +58,21 @@ def load_problems(path: str | Path | None = None, seeds: range | None = None) ->
         seeds: only those, such as ``TUNING`` or ``SHOWING``; None takes all.
 
     Raises:
-        InputError: the file is missing or not one of ours, or holds no problem of these seeds.
+        InputError: the file is missing, damaged or not one of ours, or holds no problem of these seeds.
     """
     path = _shipped() if path is None else Path(path)
+    made = f"`vjepa-ac problems make --out {path}`"
     try:
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in _FIELDS}
     except FileNotFoundError as error:
-        made = f"`vjepa-ac problems make --out {path}`"
         raise InputError(f"{path}: no such file; make one with {made}") from error
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no file of planning problems ({error})") from error
-    bounds = np.concatenate(([0], stored["sizes"].cumsum()))
-    images: dict[int, Frame] = {}
-
-    def image(number: int) -> Frame:
-        if number not in images:
-            images[number] = _decoded(stored["images"][bounds[number] : bounds[number + 1]], path)
-        return images[number]
-
-    problems = [
-        Problem(
-            frame=image(int(stored["frames"][i])),
-            state=RobotState(stored["states"][i]),
-            goal=image(int(stored["goals"][i])),
-            seed=int(stored["seeds"][i]),
-            kind=str(stored["kinds"][i]),
-            distance=float(stored["distances"][i]),
-        )
-        for i in range(len(stored["seeds"]))
-        if seeds is None or int(stored["seeds"][i]) in seeds
-    ]
+    try:
+        problems = list(_problems(stored, seeds))
+    except (IndexError, TypeError, ValueError, cv2.error) as error:
+        raise InputError(f"{path}: is damaged ({error}); make it again with {made}") from error
     if not problems:
         raise InputError(f"{path}: holds no problem" + (f" with a seed in {seeds}" if seeds else ""))
     return problems
@@ -117,6 +101,27 @@ def save_problems(path: str | Path, problems: Sequence[Problem]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _problems(stored: dict[str, Any], seeds: range | None) -> Iterator[Problem]:
+    bounds = np.concatenate(([0], stored["sizes"].cumsum()))
+    images: dict[int, Frame] = {}
+
+    def image(number: int) -> Frame:
+        if number not in images:
+            images[number] = _decoded(stored["images"][bounds[number] : bounds[number + 1]])
+        return images[number]
+
+    for i, seed in enumerate(map(int, stored["seeds"])):
+        if seeds is None or seed in seeds:
+            yield Problem(
+                frame=image(int(stored["frames"][i])),
+                state=RobotState(stored["states"][i]),
+                goal=image(int(stored["goals"][i])),
+                seed=seed,
+                kind=str(stored["kinds"][i]),
+                distance=float(stored["distances"][i]),
+            )
+
+
 _FIELDS = ("images", "sizes", "frames", "goals", "states", "seeds", "kinds", "distances")
 
 
@@ -133,8 +138,8 @@ def _encoded(frame: Frame) -> npt.NDArray[np.uint8]:
     return data.ravel()
 
 
-def _decoded(data: npt.NDArray[np.uint8], path: Path) -> Frame:
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+def _decoded(data: npt.NDArray[np.uint8]) -> Frame:
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
-        raise InputError(f"{path}: one of its images cannot be decoded")
+        raise InputError("one of its images cannot be decoded")
     return Frame(np.ascontiguousarray(image[..., ::-1]))

@@ -214,9 +214,13 @@ def ros() -> Check:
             "only for the ROS 2 node: source a ROS installation, or pip install 'vjepa_ac_planner[ros]'"
         )
         return Check("ros", "absent", "rclpy not found", remedy, needed=False)
-    done = subprocess.run(
-        [sys.executable, "-c", "import rclpy"], capture_output=True, text=True, timeout=60
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import rclpy"], capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        detail, remedy = "importing rclpy took more than 60 s", "try again when the machine has less to do"
+        return Check("ros", "broken", detail, remedy, needed=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         remedy = "source the ROS installation first, or install an RMW: pip install 'ros-rclpy[fastrtps]'"
