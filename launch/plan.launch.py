@@ -10,7 +10,9 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
+import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
@@ -47,9 +49,29 @@ def truth(name: str, text: str) -> bool:
     return text.lower() == "true"
 
 
+def existing(name: str, text: str) -> str:
+    """The path of a file that is there; launch would go on without it."""
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{name}: received {text!r}, which is no file; allowed is the path of a YAML file")
+    return str(path)
+
+
+def winning(parameters: dict[str, object]) -> str:
+    """A parameter file whose values count, whatever other files say.
+
+    Of the entries that match a node, the one counts whose name came up last, not whose file did. This name
+    matches the planner in every namespace, and nobody else writes it so: it comes up here.
+    """
+    with NamedTemporaryFile("w", prefix="planner_", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump({"/**/**/planner": {"ros__parameters": parameters}}, file)
+    return file.name
+
+
 def start(context: LaunchContext) -> list[Action]:
     """The nodes, now that the arguments are known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    files = [existing("config", given["config"])] if given["config"] else []
     if given["record"].lower() in ("true", "false"):
         given["record"] = "recordings" if truth("record", given["record"]) else ""
     sim = truth("sim", LaunchConfiguration("sim").perform(context))
@@ -70,7 +92,7 @@ def start(context: LaunchContext) -> list[Action]:
         arguments=["-m", "vjepa_ac_planner.ros.planner_node"],
         exec_name="planner",
         namespace=LaunchConfiguration("namespace"),
-        parameters=[*([given["config"]] if given["config"] else []), parameters],
+        parameters=[*files, *([winning(parameters)] if parameters else [])],
         output="screen",
         emulate_tty=True,
         # It holds first and then frees the model; the default of 5 s is short for a large one.

@@ -38,6 +38,27 @@ def interpreter() -> str:
     return shutil.which("python3") or sys.executable
 
 
+def existing(text: str) -> str:
+    """The bag, which must be there: the planner would load for nothing."""
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"bag: received {text!r}, which is not there; allowed a folder, .mcap or .db3 file"
+        )
+    return str(path)
+
+
+def waiting(text: str) -> list[str]:
+    """The option for the delay; `ros2 bag play` takes none of 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= 3600.0:
+        raise ValueError(f"delay: received {text!r}, allowed 0 .. 3600 [s]")
+    return ["--delay", str(seconds)] if seconds else []
+
+
 def start(context: LaunchContext) -> list[Action]:
     """Player and planner, now that the arguments are known."""
     value = {
@@ -52,8 +73,9 @@ def start(context: LaunchContext) -> list[Action]:
     play = ExecuteProcess(
         cmd=[
             *player,
-            value["bag"],
-            *("--clock", value["clock"], "--rate", value["rate"], "--delay", value["delay"]),
+            existing(value["bag"]),
+            *("--clock", value["clock"], "--rate", value["rate"]),
+            *waiting(value["delay"]),
             *("--exclude-regex", NOT_PLAYED),
             *(["--loop"] if value["loop"].lower() == "true" else []),
         ],
@@ -83,7 +105,9 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("loop", default_value="false", description="begin again at the end"),
             DeclareLaunchArgument("clock", default_value="100", description="rate of /clock [Hz]"),
             DeclareLaunchArgument(
-                "delay", default_value="10.0", description="time for the planner to load first [s]"
+                "delay",
+                default_value="10.0",
+                description="time for the planner to load [s]; `ros2 bag play` waits before every loop",
             ),
             DeclareLaunchArgument(
                 "python", default_value=interpreter(), description="which Python runs it"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy", reason="needs the ros extra")
@@ -26,7 +27,7 @@ pytest.importorskip("mujoco", reason="needs the sim extra")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from launch import LaunchContext  # noqa: E402
-from launch.actions import DeclareLaunchArgument  # noqa: E402
+from launch.actions import DeclareLaunchArgument, ExecuteProcess  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 
@@ -104,6 +105,76 @@ def test_the_robot_is_added_when_asked_for() -> None:
 def test_a_truth_value_is_never_guessed(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: received 'maybe', allowed true, false"):
         started("plan", **{name: "maybe"})
+
+
+@pytest.mark.parametrize("name", ["lab.yaml", "~/lab.yaml"])
+def test_a_configuration_that_is_no_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"config: received '{name}', which is no file; allowed is the"):
+        started("plan", config=name)
+    Path("lab.yaml").write_text("/**: {ros__parameters: {seed: 5}}\n", encoding="utf-8")
+    assert len(started("plan", config=name)) == 1
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [
+        ["/**", "planner"],
+        ["planner", "/**"],
+        ["/**/planner", "/**", "/planner"],
+        ["/lab/planner", "/*/planner"],
+    ],
+)
+def test_an_argument_wins_over_the_configuration_file(tmp_path: Path, configured: list[str]) -> None:
+    """By the parser of rcl, whose order of precedence is not that of the files."""
+    config = tmp_path / "lab.yaml"
+    entries = {name: {"ros__parameters": {"dry_run": False, "seed": 5}} for name in configured}
+    config.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+    ours = load("plan")["winning"]({"dry_run": True, "model": "on"})
+    files = ("--ros-args", "--params-file", str(config), "--params-file", ours)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        for namespace in ("/lab", "/") if "/lab/planner" not in configured else ("/lab",):
+            node = rclpy.create_node(
+                "planner",
+                namespace=namespace,
+                context=context,
+                cli_args=list(files),
+                automatically_declare_parameters_from_overrides=True,
+            )
+            values = {name: node.get_parameter(name).value for name in ("dry_run", "seed", "model")}
+            node.destroy_node()
+            assert values == {"dry_run": True, "seed": 5, "model": "on"}
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def played(**values: str) -> list[str]:
+    """The command that plays the bag."""
+    player = next(action for action in started("replay", **values) if isinstance(action, ExecuteProcess))
+    return ["".join(part.text for part in word) for word in player.cmd]
+
+
+def test_a_bag_is_there_and_the_player_is_told_no_delay_of_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.mcap").write_bytes(b"")
+    assert str(tmp_path / "run.mcap") in played(bag="~/run.mcap", delay="2.5")
+    assert played(bag="~/run.mcap", delay="2.5")[-4:-2] == ["--delay", "2.5"]
+    for zero in ("0", "0.0"):
+        assert "--delay" not in played(bag="~/run.mcap", delay=zero)
+    for delay in ("-1", "soon", "nan"):
+        with pytest.raises(ValueError, match=f"delay: received '{delay}', allowed 0 .. 3600"):
+            started("replay", bag="~/run.mcap", delay=delay)
+    with pytest.raises(
+        ValueError, match=r"bag: received '~/ran.mcap', which is not there; allowed a folder"
+    ):
+        started("replay", bag="~/ran.mcap")
 
 
 @contextmanager
@@ -198,11 +269,14 @@ def test_planner_and_simulated_robot_come_up_in_a_namespace_and_see_each_other(o
 
 def test_a_planner_that_may_not_start_by_itself_waits(observer: Observer, tmp_path: Path) -> None:
     config = tmp_path / "lab.yaml"
-    config.write_text("/**:\n  ros__parameters:\n    robot: fr3\n    seed: 5\n", encoding="utf-8")
+    text = (
+        "/**:\n  ros__parameters: {robot: fr3, seed: 5}\nplanner:\n  ros__parameters: {autostart: true}\n"
+    )
+    config.write_text(text, encoding="utf-8")
     with running("plan", "autostart:=false", f"config:={config}"):
         state = observer.ask(GetState, "/planner/get_state", GetState.Request()).current_state.label
         assert state == "unconfigured"
-        # The file decides what the command line leaves open.
+        # The file decides what the command line leaves open, and nothing else.
         assert observer.parameters("/planner", "robot", "seed") == ["fr3", 5]
 
 
