@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,12 +111,46 @@ def test_what_is_held_out_stays_held_out_when_data_are_added(tmp_path, moving_sq
     assert set(test.recordings) <= set(more_test.recordings)
 
 
+@pytest.mark.parametrize("held_out", [0.0, 0.1, 0.3])
+def test_what_was_trained_on_never_judges(tmp_path, moving_square, held_out) -> None:
+    """From two recordings on, and through any number at which the rules might change."""
+    images, states = moving_square(8)
+    trained: set[str] = set()
+    for number in range(14):
+        about = {"recording": f"r{number}", "origin": f"/{number}", "part": "0", "step_seconds": "0.25"}
+        write_dataset_shard(tmp_path / f"r{number:02d}.safetensors", about, images, states, [4, 4])
+        if number == 0:
+            continue
+        train, test = Dataset.open(tmp_path).split(held_out)
+        assert train.episodes and test.episodes
+        assert not set(train.recordings) & set(test.recordings)
+        assert not trained & set(test.recordings)
+        trained = set(train.recordings)
+
+
+def test_a_single_recording_is_divided_by_its_episodes(tmp_path, moving_square) -> None:
+    images, states = moving_square(24)
+    about = {"recording": "only", "origin": "/only", "part": "0", "step_seconds": "0.25"}
+    write_dataset_shard(tmp_path / "only.safetensors", about, images, states, [4] * 6)
+    train, test = Dataset.open(tmp_path).split(0.2)
+    assert train.episodes and test.episodes and len(train.episodes) + len(test.episodes) == 6
+
+
 def test_a_single_episode_cannot_be_divided(tmp_path, moving_square) -> None:
     images, states = moving_square(6)
     about = {"recording": "only", "origin": "/only", "part": "0", "step_seconds": "0.25"}
     write_dataset_shard(tmp_path / "only.safetensors", about, images, states, [6])
     with pytest.raises(InputError, match=r"nothing can be held out .* \(--test\)"):
         Dataset.open(tmp_path).split(0.1)
+
+
+def test_play_data_of_a_collection_that_was_killed_are_refused(tmp_path) -> None:
+    np.save(tmp_path / "shard-00000-images.npy", np.zeros((2, 4, 32, 32, 3), np.uint8))
+    with pytest.raises(InputError, match=r"shard-00000-images\.npy: .*collect again with the same command"):
+        PlayData.load(tmp_path)
+    np.save(tmp_path / "shard-00000-states.npy", np.zeros((1, 4, 7), np.float32))
+    with pytest.raises(InputError, match=r"shard-00000-images\.npy: holds 2 episodes, its states 1"):
+        PlayData.load(tmp_path)
 
 
 def test_the_stages_read_the_training_format_too(tmp_path, moving_square) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from vjepa_ac_planner.training.evaluate import probe_error, rank_correlation, ranking
+from vjepa_ac_planner.training import evaluate
+from vjepa_ac_planner.training.data import PlayData
+from vjepa_ac_planner.training.evaluate import encoder_figures, probe_error, rank_correlation, ranking
+from vjepa_ac_planner.training.export import acceptance
 
 
 def test_rank_correlation_of_known_orders() -> None:
@@ -29,6 +35,20 @@ def test_ranking_leaves_out_episodes_that_stand_still() -> None:
     features = torch.zeros(2, 5, 1)
     features[0, :, 0] = positions[0, :, 0]
     assert ranking(features, positions) == pytest.approx(1.0)
+
+
+def test_what_cannot_be_told_is_no_number(monkeypatch, moving_square) -> None:
+    """Arms that move less than 5 cm rank nothing, and one episode is not enough for a probe and a test."""
+    still = torch.full((3, 8, 3), 0.3)
+    assert math.isnan(ranking(torch.randn(3, 8, 5), still))
+    images, states = moving_square(8)
+    one = PlayData(images[None].numpy(), states[None].numpy())
+    one.states[..., :3] = 0.3
+    monkeypatch.setattr(evaluate, "encode_frames", lambda encoder, data: torch.randn(1, 8, 2, 4))
+    figures, latents = encoder_figures(SimpleNamespace(train=lambda: None), one)
+    assert figures == {} and latents.shape == (1, 8, 2, 4)
+    (refused,) = acceptance({"one_step": 0.1, "copy": 0.2, "shuffled": 0.2})
+    assert "no held-out arm moves 5 cm" in refused
 
 
 def test_probe_reads_linear_features_and_not_noise() -> None:

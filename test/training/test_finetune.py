@@ -130,13 +130,22 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(request_of, monkeyp
         assert torch.equal(value, theirs["modules"]["predictor"][name])
 
 
+@pytest.fixture
+def one_thread():
+    """Sums do not depend on how many threads add them up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(request_of, tmp_path) -> None:
     """kill -9 some time after the second checkpoint, then resumed; against a run that never stopped."""
     # Long enough that the kill comes in the middle; each iteration is a few milliseconds.
     loop = dataclasses.replace(CONFIG.loop, iterations=120, checkpoint_every=5)
     config = dataclasses.replace(CONFIG, loop=loop, evaluate_every=30)
-    torch.set_num_threads(1)
     whole, broken = request_of("whole", config=config), request_of("broken", config=config)
     arguments = command_line(broken, tmp_path / "config.yaml")
     process = subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], stderr=subprocess.DEVNULL)
@@ -163,6 +172,17 @@ def test_a_damaged_checkpoint_costs_one_interval(request_of) -> None:
     (broken.out / "state.pt").write_bytes(b"PK\x03\x04 cut short by a full disk")
     run(broken)
     assert read_metrics(broken.out) == read_metrics(whole.out)
+
+
+def test_best_weights_that_were_deleted_are_made_again(request_of) -> None:
+    """As the error of damaged ones asks for: a finished run would not look at held-out clips any more."""
+    record, _ = run(request_of())
+    (request_of().out / "best.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="delete it, and resume the run"):
+        run(request_of())
+    (request_of().out / "best.safetensors").unlink()
+    again, said = run(request_of())
+    assert set(again["after"]) == set(record["after"]) and said[-1].startswith("best:   one_step")
 
 
 def test_another_configuration_or_other_data_do_not_go_on(request_of) -> None:

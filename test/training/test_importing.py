@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,13 +17,15 @@ pytest.importorskip("mcap")
 from vjepa_ac_planner.bags.convert_lerobot import LeRobotNames
 from vjepa_ac_planner.bags.reader import Bag
 from vjepa_ac_planner.bags.writer import BagWriter
-from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.errors import BagError, InputError
 from vjepa_ac_planner.preprocess import IMAGENET_STD, preprocess
 from vjepa_ac_planner.training import importing
 from vjepa_ac_planner.training.dataset import Dataset
-from vjepa_ac_planner.training.importing import Report, finish, import_recordings
+from vjepa_ac_planner.training.importing import Imported, Report, finish, import_recordings
 from vjepa_ac_planner.training.sources import (
     Reading,
+    Recording,
+    Step,
     from_bags,
     from_droid,
     from_lerobot,
@@ -180,6 +183,55 @@ def test_a_long_recording_is_several_shards_and_the_first_comes_last(tmp_path, m
     report = run(from_bags([bag], READING), tmp_path / "data")
     assert not report.recordings[0].existed
     assert Dataset.open(tmp_path / "data").frames == 11
+
+
+def test_a_recording_that_broke_off_is_read_again(tmp_path, monkeypatch) -> None:
+    """It is replaced once more comes of it, by shards of the same names; until then it is left as it is."""
+    monkeypatch.setattr(importing, "PART_FRAMES", 4)
+    image = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    folder = tmp_path / "data"
+
+    def go(episodes: int, problem: str = "") -> Imported:
+        def read():
+            for number in range(episodes):
+                yield iter([Step(image, torch.full((7,), float(number)))] * 3)
+            if problem:
+                raise BagError(problem)
+
+        return run([Recording("run", "/robot/run", read)], folder).recordings[0]
+
+    def shards() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+
+    first = go(5, "run: cannot be read at byte 123")
+    assert (first.frames, first.existed) == (15, False) and len(shards()) == 3
+    before = shards()
+    for episodes in (5, 2, 0):  # no more than what is there
+        again = go(episodes, "run: cannot be read at byte 123")
+        assert (again.frames, again.existed, again.problem) == (0, True, first.problem)
+        assert shards() == before and not list(folder.glob(".*.tmp"))
+    assert go(6, "run: cannot be read at byte 200").frames == 18
+    assert Dataset.open(folder).frames == 18
+    assert go(9).frames == 27
+    whole = shards()
+    assert len(whole) == 5 and Dataset.open(folder).frames == 27
+    last = go(9)
+    assert (last.existed, last.problem) == (True, "") and shards() == whole
+
+
+def test_what_came_whole_in_the_end_may_be_shorter(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(importing, "PART_FRAMES", 4)
+    image, folder = torch.zeros(32, 32, 3, dtype=torch.uint8), tmp_path / "data"
+
+    def read(count: int, problem: str):
+        for _ in range(count):
+            yield iter([Step(image, torch.zeros(7))] * 4)
+        if problem:
+            raise BagError(problem)
+
+    for count, problem in ((3, "broken"), (2, "")):
+        run([Recording("run", "/robot/run", partial(read, count, problem))], folder)
+    assert Dataset.open(folder).frames == 8 and len(list(folder.glob("*.safetensors"))) == 2
 
 
 def test_play_data_of_the_simulator(tmp_path, moving_square) -> None:

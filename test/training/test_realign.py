@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from vjepa_ac_planner.errors import ConfigError, InputError
+from vjepa_ac_planner.errors import CheckpointError, ConfigError, InputError
 from vjepa_ac_planner.training.alignment import AlignmentTraining, ExpectedDirections
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.dataset import Dataset, write_dataset_shard
@@ -24,13 +25,13 @@ LOOP = {"iterations": 3, "log_every": 1}
 
 @pytest.fixture
 def recordings(tmp_path, moving_square) -> Path:
-    """Imported training data: six recordings of 20 frames."""
+    """Imported training data: six recordings of 32 frames, which are two pieces."""
     folder = tmp_path / "recordings"
     folder.mkdir()
     for number in range(6):
-        images, states = moving_square(20, number)
+        images, states = moving_square(32, number)
         about = {"recording": f"run{number}", "origin": f"/{number}", "part": "0", "step_seconds": "0.25"}
-        write_dataset_shard(folder / f"run{number}.safetensors", about, images, states, [20])
+        write_dataset_shard(folder / f"run{number}.safetensors", about, images, states, [32])
     return folder
 
 
@@ -40,7 +41,8 @@ def test_the_encoder_changes_and_the_predictor_stays(recordings, tiny_model, tmp
     config, out = realignment(str(tiny_model), options, "test"), tmp_path / "aligned"
     before, after = realign(config, recordings, tmp_path / "run", out)
     assert set(before) == set(after) > {"ranking", "probe_m", "one_step", "copy", "rollout"}
-    assert all(before[name] != after[name] for name in ("ranking", "one_step", "copy"))
+    assert all(before[name] != after[name] for name in ("probe_m", "one_step", "copy"))
+    assert all(math.isfinite(value) for value in after.values())
     base, made = (WorldModel.load(path, device="cpu", dtype="float32") for path in (tiny_model, out))
     old, new = base.encoder.state_dict(), made.encoder.state_dict()
     assert any(not torch.equal(old[name], new[name]) for name in old)
@@ -51,8 +53,37 @@ def test_the_encoder_changes_and_the_predictor_stays(recordings, tiny_model, tmp
 def test_what_is_held_out_of_imported_data_is_what_finetuning_holds_out(recordings) -> None:
     train, test = PlayData.load_split(recordings, 0.3)
     kept_back = Dataset.open(recordings).split(0.3)[1]
-    assert len(train) + len(test) == 6 and len(test) == len(kept_back.episodes)
-    assert torch.equal(test.states, torch.stack([e.states[:16] for e in kept_back.episodes]))
+    assert len(train) + len(test) == 12 and len(test) == 2 * len(kept_back.episodes)
+    assert torch.equal(test.states, torch.cat([e.states.unflatten(0, (2, 16)) for e in kept_back.episodes]))
+
+
+def test_short_episodes_do_not_move_what_is_held_out(tmp_path, moving_square) -> None:
+    """Fine-tuning uses episodes that are too short for realignment, which must not divide without them."""
+    for number in range(12):
+        images, states = moving_square(20, number)
+        about = {"recording": f"run{number}", "origin": f"/{number}", "part": "0", "step_seconds": "0.25"}
+        write_dataset_shard(tmp_path / f"run{number}.safetensors", about, images, states, [20])
+    kept_back = Dataset.open(tmp_path).split(0.0)[1].recordings
+    for name in kept_back:  # the lowest of all, which another would be if it were left out first
+        number = int(name.removeprefix("run"))
+        images, states = moving_square(4, number)
+        about = {"recording": name, "origin": f"/{number}", "part": "0", "step_seconds": "0.25"}
+        write_dataset_shard(tmp_path / f"{name}.safetensors", about, images, states, [4])
+    assert Dataset.open(tmp_path).split(0.0)[1].recordings == kept_back
+    with pytest.raises(InputError, match=r"none of the 1 episodes to judge by has 16 frames.*--test"):
+        PlayData.load_split(tmp_path, 0.0)
+
+
+def test_a_run_does_not_go_on_with_other_data(recordings, tiny_model, tmp_path, moving_square) -> None:
+    """With more recordings others may be held out: it would be judged by what it has been trained on."""
+    config = realignment(str(tiny_model), {"episodes": 2, "frames": 2, "loop": LOOP}, "test")
+    realign(config, recordings, tmp_path / "run", tmp_path / "out")
+    realign(config, recordings, tmp_path / "run", tmp_path / "out")
+    images, states = moving_square(20, 6)
+    about = {"recording": "run6", "origin": "/6", "part": "0", "step_seconds": "0.25"}
+    write_dataset_shard(recordings / "run6.safetensors", about, images, states, [20])
+    with pytest.raises(CheckpointError, match=r"another configuration \(data\)"):
+        realign(config, recordings, tmp_path / "run", tmp_path / "out")
 
 
 def test_other_recordings_judge_when_they_are_named(

@@ -22,8 +22,8 @@ DETAILS = """\
 SOURCE is a recording (rosbag2 folder, .mcap or .db3), a folder of recordings, a folder of raw DROID
 episodes, a LeRobot data set, or play data of the simulator; which one is found by looking. Frames are
 sampled at the model's pace and stored at its size. What cannot be read is skipped, counted and reported;
-what was imported before is left alone, so an import that was stopped can go on. DIR/import.json says what
-became of each recording. Exit code 2: nothing usable.
+what was imported before is left alone, so an import that was stopped can go on; a recording that broke
+off is read again. DIR/import.json says what became of each recording. Exit code 2: nothing usable.
 
 examples:
   vjepa-ac train import recordings/ --out my-data --model vjepa2-ac-vitg --pose-frame hand_tcp
@@ -83,10 +83,11 @@ def run(args: argparse.Namespace) -> int:
     for result in import_recordings(_recordings(args, how), args.out, args.step, report):
         if result.existed:
             say(f"{result.recording}: was imported before, left alone")
-            continue
-        say(f"{result.recording}: {result.episodes} episodes, {result.frames} frames")
+        else:
+            say(f"{result.recording}: {result.episodes} episodes, {result.frames} frames")
         if result.problem:
-            complain(f"vjepa-ac: skipped{' the rest' if result.frames else ''}: {result.problem}")
+            rest = " the rest" if result.existed or result.frames else ""
+            complain(f"vjepa-ac: skipped{rest}: {result.problem}")
     for reason, count in sorted(report.skipped.items()):
         say(f"skipped {count} x {reason}")
     hours = report.frames * args.step / 3600

@@ -13,7 +13,7 @@ view that the model does not know, they are what its own predictor makes of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vjepa_ac_planner import geometry
-from vjepa_ac_planner.config import check_range
+from vjepa_ac_planner.config import check_range, to_mapping
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.nn.encoder import EncoderConfig, FrameEncoder
 from vjepa_ac_planner.nn.predictor import latent_norm
@@ -239,14 +239,27 @@ def train_alignment(
     start: dict[str, Tensor] | None,
     folder: Path,
     evaluate: Callable[[FrameEncoder], dict[str, float]] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Run stage 2 from the encoder of stage 1 (or from chance for None); resumes where it stopped."""
+    """Run stage 2 from the encoder of stage 1 (or from chance for None); resumes where it stopped.
+
+    Args:
+        config: of the stage.
+        data: to train on.
+        start: see above.
+        folder: of the run.
+        evaluate: figures of the encoder on held-out data.
+        about: what must agree beside the configuration for a run to go on.
+
+    Raises:
+        CheckpointError: the folder holds another run.
+    """
     stage = AlignmentStage(config, data, start)
     optimise(
         stage,
         config.loop,
         folder,
-        config,
+        {**to_mapping(config), **(about or {})},
         WholeEngine(),
         evaluate=(lambda: evaluate(stage.encoder)) if evaluate else None,
         evaluate_every=config.evaluate_every,

@@ -131,8 +131,21 @@ class PlayData(Trajectories):
             raise InputError(
                 f"{folder}: holds no play data (*-images.npy); make some with: vjepa-ac train collect"
             )
-        images = [np.load(name, mmap_mode="r") for name in names]
-        states = [np.load(str(name).replace("-images.npy", "-states.npy")) for name in names]
+        images, states = [], []
+        for name in names:
+            try:
+                images.append(np.load(name, mmap_mode="r"))
+                states.append(np.load(str(name).replace("-images.npy", "-states.npy")))
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(
+                    f"{name}: this shard cannot be read ({error}); collect again with the same command, "
+                    "which makes what is missing"
+                ) from error
+            if len(images[-1]) != len(states[-1]):
+                raise InputError(
+                    f"{name}: holds {len(images[-1])} episodes, its states {len(states[-1])}; collect "
+                    "again with the same command, which makes what is missing"
+                )
         if len({part.shape[1:] for part in images}) != 1:
             raise InputError(f"{folder}: holds shards of different sizes; collect into separate folders")
         return cls(np.concatenate(images)[:episodes], np.concatenate(states)[:episodes])
@@ -144,14 +157,23 @@ class PlayData(Trajectories):
         Of imported data the share is that of :meth:`.Dataset.split`, of play data the last episodes.
 
         Raises:
-            InputError: as :meth:`load`, or too few episodes for two parts.
+            InputError: as :meth:`load`, or too few (or too short) episodes for two parts.
         """
         from vjepa_ac_planner.training.dataset import Dataset
 
         folder = Path(folder)
         if any(folder.glob("*.safetensors")):
-            train, test = Dataset.open(folder, min_frames=CUT_FRAMES).split(held_out)
-            return cls._pieces(train), cls._pieces(test)
+            # Divided with its short episodes, as fine-tuning divides it: neither trains on what the other
+            # judges by.
+            parts = Dataset.open(folder).split(held_out)
+            for part, use in zip(parts, ("train on", "judge by"), strict=True):
+                if max(map(len, part.episodes)) < CUT_FRAMES:
+                    raise InputError(
+                        f"{folder}: none of the {len(part.episodes)} episodes to {use} has {CUT_FRAMES} "
+                        "frames; record longer ones, or name other data to judge by (--test)"
+                    )
+            train, test = map(cls._pieces, parts)
+            return train, test
         play = cls.load(folder)
         kept = max(2, round(held_out * len(play)))
         if len(play) < 2 * kept:

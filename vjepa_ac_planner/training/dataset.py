@@ -6,7 +6,7 @@ Layout of a shard, ``<name>.safetensors`` (see :mod:`.shards`)::
     states    float32  [F, 7]         as in :class:`~vjepa_ac_planner.types.RobotState`
     lengths   int64    [E]            frames of each episode; they add up to F
     header    version; recording: its name; origin: where it was; part: number of this shard of it;
-              step_seconds
+              step_seconds; in the first shard of a recording that broke off problem: why, frames: of all
 
 Frames of an episode are one action period apart without a gap. A long recording is several shards,
 ``<name>.001.safetensors`` and so on. ``vjepa-ac train import`` makes such a folder of anything.
@@ -32,8 +32,6 @@ from vjepa_ac_planner.training.shards import Shard, write_shard
 
 VERSION = "1"
 SUFFIX = ".safetensors"
-FEW = 10
-"""With fewer recordings than this, episodes are held out one by one."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +185,10 @@ class Dataset:
     def split(self, held_out: float) -> tuple[Dataset, Dataset]:
         """Divide into a part to train on and one to judge by, without chance.
 
-        Whole recordings are held out, so that the two never share a scene; episodes where there are
-        fewer than :data:`FEW` recordings. Each goes by a hash of its name, and stays where it is when
-        data are added.
+        Whole recordings are held out, so that the two never share a scene; episodes where there is one
+        recording only. Each goes by a hash of its name: held out are those below the share, or the lowest
+        where there is none. So what was trained on is not judged by when recordings are added, unless the
+        first of them was divided by its episodes. (Leave short episodes out afterwards, not before.)
 
         Args:
             held_out: share of the second part.
@@ -198,10 +197,10 @@ class Dataset:
             InputError: there is only one episode.
         """
         check_range("held_out", held_out, 0.0, 0.9)
-        few = len(self.recordings) < FEW
+        single = len(self.recordings) == 1
         units: dict[str, list[Episode]] = {}
         for episode in self.episodes:
-            units.setdefault(episode.name if few else episode.recording, []).append(episode)
+            units.setdefault(episode.name if single else episode.recording, []).append(episode)
         if len(units) < 2:
             raise InputError(
                 f"{self.folder}: holds a single episode, so nothing can be held out to judge by; add data, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,9 @@ from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, latent_nor
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.predictor import encode_frames
+
+_RIDGE = 1e-3
+"""Penalty of the probe, relative to the mean eigenvalue of the kernel."""
 
 
 def rank_correlation(x: Tensor, y: Tensor) -> float:
@@ -29,6 +34,9 @@ def ranking(features: Tensor, positions: Tensor) -> float:
     Args:
         features: [E, T, ...] latents, or pixels.
         positions: [E, T, 3] end-effector positions [m].
+
+    Returns:
+        -1 .. 1; NaN where no arm moves 5 cm, and so ranks nothing.
     """
     scores = []
     for episode, place in zip(features.flatten(2), positions, strict=True):
@@ -39,24 +47,23 @@ def ranking(features: Tensor, positions: Tensor) -> float:
             energy = (episode[others].float() - episode[goal].float()).abs().mean(dim=-1)
             distance = (place[others] - place[goal]).norm(dim=-1)
             scores.append(rank_correlation(energy, distance))
-    return sum(scores) / len(scores)
+    return sum(scores) / len(scores) if scores else math.nan
 
 
-def probe_error(features: Tensor, positions: Tensor, train_episodes: int, ridge: float = 1e-3) -> float:
+def probe_error(features: Tensor, positions: Tensor, train_episodes: int) -> float:
     """Median error [m] of a linear (ridge) read-out of position, fitted on the first episodes.
 
     Args:
         features: [E, T, ...].
         positions: [E, T, 3] [m].
-        train_episodes: episodes to fit on; the error is of the others.
-        ridge: penalty, relative to the mean eigenvalue of the kernel.
+        train_episodes: episodes to fit on, of E at least 1 and less than all; the error is of the others.
     """
     x, y = features.flatten(2).float(), positions.float()
     fit, test = x[:train_episodes].flatten(0, 1), x[train_episodes:].flatten(0, 1)
     mean, offset = fit.mean(dim=0), y[:train_episodes].flatten(0, 1).mean(dim=0)
     fit, test = fit - mean, test - mean
     kernel = fit @ fit.T  # the dual: fewer frames than features
-    kernel.diagonal().add_(ridge * kernel.diagonal().mean())
+    kernel.diagonal().add_(_RIDGE * kernel.diagonal().mean())
     weights = torch.linalg.solve(kernel.double(), (y[:train_episodes].flatten(0, 1) - offset).double())
     guess = (test @ fit.T).double() @ weights + offset
     return float((guess - y[train_episodes:].flatten(0, 1)).norm(dim=-1).median())
@@ -119,23 +126,31 @@ def prediction_errors(
 
 
 def encoder_figures(encoder: FrameEncoder, data: PlayData) -> tuple[dict[str, float], Tensor]:
-    """Ranking and probe error of an encoder's latents on held-out episodes, and the latents."""
+    """Ranking and probe error of an encoder's latents on held-out episodes, and the latents.
+
+    What cannot be told is left out: ``ranking`` where no arm moves far enough, ``probe_m`` of one episode.
+    """
     latents = encode_frames(encoder, data)
     encoder.train()
     positions = data.states[..., :3]
-    return {
-        "ranking": ranking(latents, positions),
-        "probe_m": probe_error(latents, positions, len(data) // 2),
-    }, latents
+    figures = ranking_figures(latents, positions)
+    if len(data) > 1:
+        figures["probe_m"] = probe_error(latents, positions, len(data) // 2)
+    return figures, latents
+
+
+def ranking_figures(features: Tensor, positions: Tensor, name: str = "ranking") -> dict[str, float]:
+    """:func:`ranking` by its name, or nothing where it cannot be told."""
+    value = ranking(features, positions)
+    return {} if math.isnan(value) else {name: value}
 
 
 def baseline_figures(encoder: FrameEncoder, data: PlayData) -> dict[str, float]:
-    """Ranking of raw pixels and of ``encoder``, which the caller made at random."""
+    """Ranking of raw pixels and of ``encoder``, which the caller made at random; see above."""
     pixels = preprocess(data.images.flatten(0, 1), encoder.config.image_size)
     pixels = pixels.to(torch.float16).unflatten(0, data.images.shape[:2])
     random, _ = encoder_figures(encoder, data)
     return {
-        "ranking_pixels": ranking(pixels, data.states[..., :3]),
-        "ranking_random_encoder": random["ranking"],
-        "probe_m_random_encoder": random["probe_m"],
+        **ranking_figures(pixels, data.states[..., :3], "ranking_pixels"),
+        **{f"{name}_random_encoder": value for name, value in random.items()},
     }

@@ -53,8 +53,10 @@ def acceptance(figures: dict[str, float]) -> list[str]:
         ("one_step", "copy", False, "a step is predicted no better than by copying the latent"),
         ("one_step", "shuffled", False, "the action does not help to predict the next latent"),
     )
-    return [
+    unknown = [] if "ranking" in figures else ["no held-out arm moves 5 cm, so that nothing can be ranked"]
+    return unknown + [
         f"{reason} ({name} {figures[name]:.3f}, {other} {figures[other]:.3f})"
         for name, other, higher, reason in rules
-        if not (figures[name] > figures[other] if higher else figures[name] < figures[other])
+        if name in figures
+        and not (figures[name] > figures[other] if higher else figures[name] < figures[other])
     ]

@@ -23,7 +23,7 @@ from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor
 from vjepa_ac_planner.nn.storage import StoredTensor, replacing, write_safetensors
 from vjepa_ac_planner.training.data import Trajectories, rewrap_roll
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset
-from vjepa_ac_planner.training.evaluate import prediction_errors, ranking
+from vjepa_ac_planner.training.evaluate import prediction_errors, ranking_figures
 from vjepa_ac_planner.training.latents import Latents
 from vjepa_ac_planner.training.loop import LoopConfig
 from vjepa_ac_planner.training.losses import prediction_loss
@@ -270,10 +270,7 @@ class Judge:
 
     def encoder_figures(self) -> dict[str, float]:
         """How well the latents rank nearness, before any predictor; see :func:`.evaluate.ranking`."""
-        try:
-            return {"ranking": ranking(self._latents, self._data.states[..., :3])}
-        except ZeroDivisionError:  # an arm that never moves 5 cm ranks nothing
-            return {}
+        return ranking_figures(self._latents, self._data.states[..., :3])
 
     def __call__(self, predictor: ActionConditionedPredictor) -> dict[str, float]:
         """One-step and 4-step L1, beside a copy of the latent and actions of other clips."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class Imported:
     episodes: int = 0
     frames: int = 0
     existed: bool = False
-    """Whether it was imported before, and so was left alone."""
+    """Whether it was imported before, and so was left alone (with a problem: no more came of it now)."""
     skipped: dict[str, int] = field(default_factory=dict)
     """What could not be used of it, counted by reason."""
     problem: str = ""
@@ -87,7 +87,8 @@ def import_recordings(
     """Write recordings as shards; one that cannot be read is reported, and the rest go on.
 
     An import that was stopped goes on when it is started again: shards are written under other names
-    first, and those of a recording take theirs in such an order that the first comes last.
+    first, and those of a recording take theirs in such an order that the first comes last. A recording that
+    broke off is read again every time, and replaced once more comes of it.
 
     Args:
         recordings: from :mod:`.sources`.
@@ -106,11 +107,11 @@ def import_recordings(
     known = _origins(folder)
     for recording in recordings:
         result = Imported(recording.name)
-        if recording.origin in known:
+        before = known.get(recording.origin)
+        if before is not None and not before.broke_off:
             result.existed = True
         else:
-            _Import(recording, folder, step_seconds, result).run()
-            known.add(recording.origin)
+            known[recording.origin] = _Import(recording, folder, step_seconds, result, before).run()
         report.recordings.append(result)
         yield result
 
@@ -133,21 +134,44 @@ def finish(report: Report, folder: Path) -> None:
         )
 
 
-class _Import:
-    """One recording on its way into shards."""
+class _First(NamedTuple):
+    """What the first shard of a recording says of it, once all are there."""
 
-    def __init__(self, recording: Recording, folder: Path, step_seconds: float, result: Imported) -> None:
+    name: str
+    """Of the file, without its suffix."""
+    broke_off: bool
+    frames: int
+    """Of all its shards, where it broke off."""
+
+    @classmethod
+    def of(cls, shard: Shard) -> _First:
+        about = shard.about
+        return cls(shard.path.name.removesuffix(SUFFIX), "problem" in about, int(about.get("frames", 0)))
+
+
+class _Import:
+    """One recording on its way into shards; in place of those from when it broke off, if there are any."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        folder: Path,
+        step_seconds: float,
+        result: Imported,
+        before: _First | None,
+    ) -> None:
         self._recording, self._folder, self._result = recording, folder, result
         self._step_seconds = step_seconds
-        self._name = _file_name(recording.name, folder)
+        self._before = before
+        self._name = before.name if before is not None else _file_name(recording.name, folder)
         self._parts: list[Path] = []
         self._skipped: Counter[str] = Counter()
         self._images: list[Tensor] = []
         self._states: list[Tensor] = []
         self._lengths: list[int] = []
 
-    def run(self) -> None:
-        """Read it as far as that goes, and give its shards their names."""
+    def run(self) -> _First | None:
+        """Read it as far as that goes, and give its shards their names; None where nothing came of it."""
         try:
             for episode in self._recording.episodes():
                 self._take(episode)
@@ -158,10 +182,36 @@ class _Import:
         self._skipped.update(self._recording.skipped)
         self._result.skipped = dict(self._skipped)
         self._flush()
-        # The first part says that all are there.
-        for number, path in reversed(list(enumerate(self._parts))):
-            part = f".{number:03d}" if number else ""
-            path.replace(self._folder / f"{self._name}{part}{SUFFIX}")
+        if self._before is not None and self._no_more_than(self._before):
+            for path in self._parts:
+                path.unlink()
+            self._result.existed, self._result.frames, self._result.episodes = True, 0, 0
+            return self._before
+        if not self._parts:
+            return None
+        if self._result.problem:
+            self._mark(self._parts[0])
+        # The first part says that all are there, and whether the recording ended or broke off.
+        names = [f"{self._name}{f'.{n:03d}' if n else ''}{SUFFIX}" for n in range(len(self._parts))]
+        for path in self._folder.glob(f"{self._name}.*{SUFFIX}"):
+            if path.name not in names:
+                path.unlink()  # it was longer before
+        for path, name in reversed(list(zip(self._parts, names, strict=True))):
+            path.replace(self._folder / name)
+        return _First(self._name, bool(self._result.problem), self._result.frames)
+
+    def _no_more_than(self, before: _First) -> bool:
+        """Whether nothing came of it, or it broke off again and no later than before."""
+        frames = self._result.frames
+        return frames == 0 or (bool(self._result.problem) and frames <= before.frames)
+
+    def _mark(self, first: Path) -> None:
+        """Write down in a recording's first shard that it broke off, and after how many frames."""
+        shard = Shard(first)
+        about = {**shard.about, "problem": self._result.problem, "frames": str(self._result.frames)}
+        write_dataset_shard(
+            first, about, shard.read("images"), shard.read("states"), shard.read("lengths").tolist()
+        )
 
     def _take(self, episode: Iterator[Step]) -> None:
         length = 0
@@ -205,16 +255,16 @@ class _Import:
         self._images, self._states, self._lengths = [], [], []
 
 
-def _origins(folder: Path) -> set[str]:
-    """Of the recordings whose shards are all there."""
-    origins = set()
+def _origins(folder: Path) -> dict[str, _First | None]:
+    """The recordings whose shards are all there, by where they are from."""
+    origins: dict[str, _First | None] = {}
     for path in folder.glob(f"*{SUFFIX}"):
         try:
-            about = Shard(path).about
+            shard = Shard(path)
         except InputError:
             continue  # damaged: it is imported again, under another name
-        if about.get("part") == "0":
-            origins.add(about.get("origin", ""))
+        if shard.about.get("part") == "0":
+            origins[shard.about.get("origin", "")] = _First.of(shard)
     return origins
 
 

@@ -23,6 +23,7 @@ from vjepa_ac_planner.nn.encoder import FrameEncoder
 from vjepa_ac_planner.training.alignment import AlignmentTraining, aligned_encoder, train_alignment
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.evaluate import encoder_figures, prediction_errors
+from vjepa_ac_planner.training.shards import digest
 from vjepa_ac_planner.world_model import WorldModel
 
 HELD_OUT = 0.1
@@ -53,7 +54,7 @@ def realign(
         run: checkpoints and metrics.
         out: the model folder.
         test: data to judge by; None keeps some of ``data`` back, of imported data the same that
-            fine-tuning keeps back.
+            fine-tuning keeps back with its default ``held_out``.
 
     Returns:
         Figures on held-out episodes, before and after: ranking, probe error, and how well the predictor
@@ -61,7 +62,8 @@ def realign(
 
     Raises:
         InputError: frames of another size, or too few episodes.
-        CheckpointError: the run folder holds another run, or the model cannot be written.
+        CheckpointError: the run folder holds another run, or one on other data, or the model cannot be
+            written.
     """
     assert config.start_from is not None, "realignment() names the model"
     base = WorldModel.load(config.start_from, device="cpu", dtype="float32")
@@ -78,7 +80,8 @@ def realign(
         return figures | prediction_errors(base.predictor, latents, held_out)
 
     before = judge(base.encoder)
-    train_alignment(config, train, None, run, judge)
+    # Going on with other data, it would be judged by what it has been trained on.
+    train_alignment(config, train, None, run, judge, {"data": digest({"states": train.states})})
     base.encoder.load_state_dict(aligned_encoder(run))
     after = judge(base.encoder)
     made = dataclasses.replace(

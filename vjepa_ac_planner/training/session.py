@@ -286,6 +286,8 @@ class Session:
                 evaluate_every=config.evaluate_every,
                 tensorboard=request.tensorboard,
             )
+            if keeper is not None and best_figures(request.out) is None:
+                keeper()  # a finished run looks no more, and its best weights may have been deleted
         finally:
             stage.close()
         after = best_figures(request.out) or {}

@@ -72,7 +72,7 @@ def run_evaluate(recipe: Recipe, test: Path, run: Path) -> dict[str, Any]:
         young = FrameEncoder(recipe.model.encoder)
         young.vit.load_state_dict(pretrained_encoder(run / "encoder"))
         after_masking, _ = encoder_figures(young, data)
-        before = {f"{name}_masked_encoder": after_masking[name] for name in ("ranking", "probe_m")}
+        before = {f"{name}_masked_encoder": value for name, value in after_masking.items()}
     torch.manual_seed(recipe.encoder.loop.seed)
     baselines = baseline_figures(FrameEncoder(recipe.model.encoder), data)
     return {
