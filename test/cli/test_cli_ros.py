@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from ros_domains import own_domain
 
+from vjepa_ac_planner.cli import ros_processes
 from vjepa_ac_planner.cli.main import build_parser
 
 ROS = find_spec("rclpy") is not None and find_spec("gymnasium_robotics") is not None
@@ -36,6 +37,34 @@ def test_a_machine_without_ros_is_told_how_to_get_it(command, monkeypatch, words
     code, out, err = command("ros", *words.split())
     assert (code, out) == (3, "")
     assert "pip install 'vjepa_ac_planner[ros]'" in err and "setup.bash" in err
+
+
+@needs_ros
+@pytest.mark.parametrize("words", ["planner", "sim", "demo", "soak", "play run.mcap"])
+def test_humble_is_refused_by_name(command, monkeypatch, words):
+    monkeypatch.setattr(ros_processes, "find_spec", lambda name: None)
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    code, out, err = command("ros", *words.split())
+    assert (code, out) == (3, "")
+    assert "received humble without rclpy.event_handler" in err and "Jazzy or later" in err
+
+
+@needs_ros
+def test_the_node_itself_refuses_humble():
+    script = (
+        "import sys, rclpy.action, rclpy.lifecycle; sys.modules['rclpy.event_handler'] = None; "
+        "import vjepa_ac_planner.ros.planner_node"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"ROS_DISTRO": "humble"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and "MissingDependencyError: ROS 2: received humble without" in last
+    assert "allowed Jazzy or later" in last
 
 
 def left_behind(marker: str) -> list[str]:

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from vjepa_ac_planner.cli.console import complain
@@ -24,15 +25,20 @@ START_SECONDS = 120.0
 
 
 def require_ros() -> None:
-    """Check that rclpy can be imported.
+    """Check that rclpy can be imported, and is not that of Humble.
 
     Raises:
-        MissingDependencyError: it cannot; says how to get it.
+        MissingDependencyError: it cannot, or is; says how to get it.
     """
     try:
         import rclpy  # noqa: F401
     except ImportError as error:  # also when its shared libraries cannot be found
         raise MissingDependencyError(f"ROS 2 cannot be used here ({error}): {ROS_EXTRA}") from error
+    if find_spec("rclpy.event_handler") is None:
+        release = os.environ.get("ROS_DISTRO", "this release")
+        raise MissingDependencyError(
+            f"ROS 2: received {release} without rclpy.event_handler, as Humble is: {ROS_EXTRA}"
+        )
 
 
 def join_domain(number: int | None) -> int:

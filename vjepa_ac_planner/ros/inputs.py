@@ -5,13 +5,13 @@ What comes many times a second is taken by a thread of its own (:mod:`.reader`),
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -23,7 +23,7 @@ from rclpy.qos import (
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from vjepa_ac_planner.control.environment import RobotStatus
-from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.errors import InputError, MissingDependencyError
 from vjepa_ac_planner.ros import franka
 from vjepa_ac_planner.ros.environment import Pending, RosEnvironment
 from vjepa_ac_planner.ros.gripper import closedness
@@ -32,6 +32,14 @@ from vjepa_ac_planner.ros.profile import RobotProfile, TopicsConfig
 from vjepa_ac_planner.ros.reader import POLL_SECONDS, LeftToReader, Reader
 from vjepa_ac_planner.ros.stamps import to_seconds
 from vjepa_ac_planner.types import Frame, RobotState
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError as error:
+    raise MissingDependencyError(
+        f"ROS 2: received {os.environ.get('ROS_DISTRO', 'a release')} without rclpy.event_handler, as Humble "
+        "is; allowed Jazzy or later: source that, or run the planner on a machine that has it"
+    ) from error
 
 NEWEST = QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1)
 """Franka's derived topics are best effort: a reliable subscriber would receive nothing, silently."""
