@@ -16,7 +16,7 @@ PACKAGE = "vjepa_ac_planner"
 ROOT = Path(vjepa_ac_planner.__file__).parent
 
 LAYERS = (
-    {"errors", "types", "config", "geometry", "resources"},
+    {"errors", "types", "config", "geometry", "resources", "statistics"},
     {"nn"},
     {"models", "preprocess", "world_model"},
     {"planning"},

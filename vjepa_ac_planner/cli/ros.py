@@ -204,7 +204,7 @@ def _verdict(trial: Trial) -> str:
 
 
 def _sum_up(args: argparse.Namespace, trials: Sequence[Trial], overhead: dict[str, Any]) -> int:
-    from vjepa_ac_planner.sim.evaluate import wilson_interval
+    from vjepa_ac_planner.statistics import wilson_interval
 
     reached = sum(trial.success for trial in trials)
     low, high = wilson_interval(reached, len(trials))

@@ -173,9 +173,9 @@ def run_eval(args: argparse.Namespace) -> int:
 def run_oracle(args: argparse.Namespace) -> int:
     """Success of the scripted solution."""
     from vjepa_ac_planner.sim.evaluate import run_oracle as solve
-    from vjepa_ac_planner.sim.evaluate import wilson_interval
     from vjepa_ac_planner.sim.panda import PandaSim
     from vjepa_ac_planner.sim.tasks import make_task
+    from vjepa_ac_planner.statistics import wilson_interval
 
     episodes = []
     with PandaSim() as sim:

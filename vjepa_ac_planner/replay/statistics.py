@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vjepa_ac_planner.statistics import spearman, wilson_interval
 from vjepa_ac_planner.types import FloatArray
 
 DRAWS = 1000
@@ -51,7 +52,7 @@ def share(numerator: FloatArray, denominator: FloatArray, bags: FloatArray) -> E
         return NOTHING
     if len(np.unique(bags)) >= FEWEST_UNITS:
         return ratio(numerator, denominator, bags, count=trials)
-    low, high = wilson(float(numerator.sum()), trials)
+    low, high = wilson_interval(float(numerator.sum()), trials)
     return Estimate(float(numerator.sum() / trials), low, high, trials)
 
 
@@ -93,31 +94,12 @@ def rank_correlation(groups: Sequence[tuple[FloatArray, FloatArray]]) -> Estimat
     values = np.array([spearman(x, y) for x, y in usable])
     if len(usable) >= FEWEST_UNITS:
         return ratio(values * sizes, sizes, np.arange(len(usable), dtype=float), int(sizes.sum()))
-    drawn = np.stack([_drawn_spearman(x, y, DRAWS) for x, y in usable])  # [groups, draws]
+    rng = np.random.default_rng(0)  # one for all, or groups of one length would be drawn alike
+    drawn = np.stack([_drawn_spearman(x, y, DRAWS, rng) for x, y in usable])  # [groups, draws]
     draws = (drawn * sizes[:, None]).sum(0) / sizes.sum()
     finite = draws[np.isfinite(draws)]
     low, high = np.percentile(finite, (2.5, 97.5)) if len(finite) else (math.nan, math.nan)
     return Estimate(float(np.average(values, weights=sizes)), float(low), float(high), int(sizes.sum()))
-
-
-def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Spearman's rank correlation of two columns [n]; ties share their mean rank, NaN if one is flat."""
-    first, second = _ranks(np.asarray(x)), _ranks(np.asarray(y))
-    first, second = first - first.mean(), second - second.mean()
-    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum() / size) if size > 0 else math.nan
-
-
-def wilson(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a share; right near 0 and 1 too."""
-    rate, spread = successes / trials, z * z / trials
-    centre = (rate + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
-    # Exactly 0 and 1 at the ends, where rounding would leave 1e-17.
-    return (
-        0.0 if successes == 0 else max(0.0, centre - half),
-        1.0 if successes == trials else min(1.0, centre + half),
-    )
 
 
 def _interval(above: FloatArray, below: FloatArray) -> tuple[float, float]:
@@ -132,9 +114,9 @@ def _interval(above: FloatArray, below: FloatArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _drawn_spearman(x: FloatArray, y: FloatArray, draws: int) -> FloatArray:
+def _drawn_spearman(x: FloatArray, y: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:
     """[draws] Spearman correlations of points drawn anew from ``n``; NaN where a draw is flat."""
-    rng, found = np.random.default_rng(0), []
+    found = []
     block = max(1, min(draws, 1_000_000 // len(x)))
     for first in range(0, draws, block):
         shares = np.full(len(x), 1.0 / len(x))
@@ -158,10 +140,3 @@ def _drawn_ranks(values: FloatArray, times: npt.NDArray[np.int64]) -> FloatArray
     unsorted = np.empty_like(spread)
     unsorted[:, order] = spread
     return unsorted
-
-
-def _ranks(values: FloatArray) -> FloatArray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: FloatArray = last - (counts - 1) / 2.0
-    return np.asarray(mean[inverse])

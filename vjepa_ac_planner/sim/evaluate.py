@@ -23,6 +23,7 @@ from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import sim_safety
 from vjepa_ac_planner.sim.tasks import PLACED, REACHED, Task, run
 from vjepa_ac_planner.sim.truth import Witness, cause
+from vjepa_ac_planner.statistics import wilson_interval
 from vjepa_ac_planner.types import Observation
 
 
@@ -206,24 +207,6 @@ def summarise(results: Sequence[TrialResult], max_steps: int | None = None) -> d
         "seeds": [result.seed for result in results],
         "episodes": [asdict(result) for result in results],
     }
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a success rate; unlike the normal one it is right near 0 and 1.
-
-    Args:
-        successes: number of successes.
-        trials: number of trials, at least 1.
-        z: quantile of the normal distribution; 1.96 for 95%.
-    """
-    rate, spread = successes / trials, z * z / trials
-    centre = (rate + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
-    # Exactly 0 and 1 at the ends, where rounding would leave 1e-17.
-    return (
-        0.0 if successes == 0 else max(0.0, centre - half),
-        1.0 if successes == trials else min(1.0, centre + half),
-    )
 
 
 def _padded(values: Iterable[float], length: int) -> list[float]:

@@ -11,18 +11,12 @@ from vjepa_ac_planner import geometry
 from vjepa_ac_planner.nn.encoder import FrameEncoder
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, latent_norm
 from vjepa_ac_planner.preprocess import preprocess
+from vjepa_ac_planner.statistics import spearman
 from vjepa_ac_planner.training.data import PlayData
 from vjepa_ac_planner.training.predictor import encode_frames
 
 _RIDGE = 1e-3
 """Penalty of the probe, relative to the mean eigenvalue of the kernel."""
-
-
-def rank_correlation(x: Tensor, y: Tensor) -> float:
-    """Spearman's rho of two samples [n]; ties, which real distances do not have, are broken by order."""
-    ranks = [value.argsort().argsort().double() for value in (x, y)]
-    a, b = (rank - rank.mean() for rank in ranks)
-    return float((a @ b) / (a.norm() * b.norm()).clamp(min=1e-12))
 
 
 def ranking(features: Tensor, positions: Tensor) -> float:
@@ -46,7 +40,8 @@ def ranking(features: Tensor, positions: Tensor) -> float:
             others = [i for i in range(len(place)) if i != goal]
             energy = (episode[others].float() - episode[goal].float()).abs().mean(dim=-1)
             distance = (place[others] - place[goal]).norm(dim=-1)
-            scores.append(rank_correlation(energy, distance))
+            value = spearman(energy.cpu(), distance.cpu())
+            scores.append(0.0 if math.isnan(value) else value)  # latents that are all alike rank nothing
     return sum(scores) / len(scores) if scores else math.nan
 
 
