@@ -202,6 +202,8 @@ class Plan:
     """What the search was told about the gripper, if that differed from the configuration."""
     predicted_latent: Any = field(default=None, repr=False, compare=False)
     """[N, D] tensor: the latent expected after the first action, for the next plan's ``surprise``."""
+    observed_latent: Any = field(default=None, repr=False, compare=False)
+    """[N, D] tensor: the latent of the frame that the plan was made from."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "actions", _vector("actions", self.actions, (None, ACTION_DIM)))
@@ -237,6 +239,9 @@ class Command:
     """Time the step may take [s]."""
     stamp: float = 0.0
     reason: str = ""
+    moves_gripper: bool = True
+    """Whether the gripper is to go to the target's closedness; else it is left at what it was last told,
+    and the target merely says how closed it was measured to be."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _vector("target", self.target, (STATE_DIM,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,7 +127,24 @@ def test_from_far_outside_only_motion_back_is_let_through():
 def test_a_tracking_error_outside_lets_the_arm_slide_along_the_wall_but_not_further_out():
     base = np.array([0.5, 0.302, 0.3, 3.1, 0.0, -0.7, 0.2])
     target, _ = limit_step(base, [0.05, 0.05, 0, 0, 0, 0, 0], LIMITS)
-    np.testing.assert_allclose(target[:3], [0.55, 0.302, 0.3])
+    np.testing.assert_allclose(target[:3], [0.55, 0.3, 0.3])
+
+
+def test_a_step_back_from_a_tracking_error_is_no_longer_than_any_other():
+    short = replace(LIMITS, max_translation=0.005)
+    base = np.array([0.5, 0.308, 0.3, 3.1, 0.0, -0.7, 0.2])
+    target, _ = limit_step(base, [0.005, 0, 0, 0, 0, 0, 0], short)
+    assert np.linalg.norm(target[:3] - base[:3]) == pytest.approx(0.005)
+    assert 0.3 < target[1] < 0.308
+
+
+def test_an_arm_that_settles_low_is_not_led_below_the_floor():
+    """Each step begins at the measured pose: what is kept of every sag adds up."""
+    pose = np.array([0.5, 0.0, 0.104, 3.1, 0.0, -0.7, 0.2])
+    for i in range(60):
+        target, _ = limit_step(pose, [0.01 * (-1) ** i, 0, 0, 0, 0, 0, 0], LIMITS)
+        pose = target - [0, 0, 0.004, 0, 0, 0, 0]
+    assert target[2] == pytest.approx(0.1) and pose[2] == pytest.approx(0.096)
 
 
 @pytest.mark.parametrize("action", [[np.nan] + [0] * 6, [np.inf] + [0] * 6, [0] * 6, "up", None])
@@ -196,5 +214,5 @@ def test_what_the_configuration_refuses():
         from_mapping(MotionLimits, {**box, "workspace_low": [0.3, -0.3, 0.7]})
     with pytest.raises(ConfigError, match="missing workspace_low, workspace_high"):
         from_mapping(MotionLimits, {})
-    with pytest.raises(ConfigError, match=r"max_speed: received 5.0 m/s, allowed 0.001 .. 3.0 m/s"):
+    with pytest.raises(ConfigError, match=r"max_speed: received 5.0 m/s, allowed 0.001 .. 1.7 m/s"):
         from_mapping(MotionLimits, {**box, "max_speed": 5.0})

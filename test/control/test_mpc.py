@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from vjepa_ac_planner import geometry
 from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain, SubGoal, SwitchRule
 from vjepa_ac_planner.control.limits import MotionLimits
-from vjepa_ac_planner.control.mpc import LoopConfig, RecedingHorizon
+from vjepa_ac_planner.control.mpc import LoopConfig, RecedingHorizon, carried_out
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
 from vjepa_ac_planner.errors import ConfigError, PlanningError
 from vjepa_ac_planner.planning.cem import CEMConfig
@@ -163,19 +165,70 @@ def test_cancel_ends_with_a_hold():
     assert [command.kind for command in world.commands] == ["move", "move", "hold"]
 
 
-def test_a_plan_that_was_cut_short_is_not_compared_with_what_comes_next():
-    slow = SafetyConfig(MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6), max_translation=0.05))
-    episode = loop(safety=slow).run(PointWorld(), 3)
+SLOW = MotionLimits((0.3, -0.3, 0.1), (0.7, 0.3, 0.6), max_translation=0.02)
+
+
+class Pushed(PointWorld):
+    """Someone moves the arm after every step."""
+
+    def apply(self, command):
+        super().apply(command)
+        self.state[:3] = 0.35, 0.25, 0.5
+
+
+def test_a_plan_that_was_cut_short_is_compared_with_what_was_carried_out():
+    world = PointWorld()
+    episode = loop(safety=SafetyConfig(SLOW, max_surprise=0.01)).run(world, 5)
     assert all("max_translation" in step.command.reason and step.moved for step in episode.steps)
-    assert [step.plan.surprise for step in episode.steps] == [None] * 3
+    assert episode.steps[0].plan.surprise is None
+    assert all(step.plan.surprise < 0.005 for step in episode.steps[1:])
+    wanted = [step.plan.predicted_states[1, :3] - step.observation.state.position for step in episode.steps]
+    assert min(map(np.linalg.norm, wanted)) > 0.03  # the plans themselves foretold something else
+
+
+def test_a_surprise_pauses_although_the_step_before_was_cut_short():
+    episode = loop(safety=SafetyConfig(SLOW, max_surprise=0.05)).run(Pushed(), 10)
+    assert (episode.stop_reason, len(episode.steps)) == ("paused", 2)
+    assert "max_translation" in episode.steps[0].command.reason
+    assert episode.detail.startswith("safety paused: max_surprise: 0.")
+
+
+@pytest.mark.parametrize(("told", "change"), [(0.0, 0.0), (0.5, 0.5)])
+def test_a_gripper_that_was_left_alone_was_not_closed_however_it_measures(told, change):
+    plan = loop().planner.plan(PointWorld().observe(), goal())
+    plan = replace(plan, actions=np.append(plan.action[:6], told)[None])
+    action = carried_out(plan, np.array(START), np.array([*TARGET, *START[3:6], 0.5]))
+    np.testing.assert_allclose(action, [0.2, 0.4, 0.2, 0, 0, 0, change], atol=1e-9)
+
+
+def test_a_run_begins_where_arm_and_gripper_are():
+    """Between two runs a person has moved the arm, and opened the gripper."""
+    world = PointWorld((*TARGET, *START[3:6], 1.0))
+    horizon = loop()
+    horizon.safety.judge(None, world.observe(), 50.0, failure="closed", grip=1.0)
+    assert horizon.run(world, 20).stop_reason == "settled"
+    moved = np.array([*TARGET, 3.1, 0.1, -0.7, 0.0])
+    world.state, world.commands = moved.copy(), []
+    assert horizon.run(world, 20).stop_reason == "settled"
+    for command in world.commands:
+        np.testing.assert_allclose(command.target, moved, atol=2e-3)
+        assert not command.moves_gripper
+
+
+def test_a_run_that_is_resumed_goes_on_with_the_goal_it_had():
+    def chain():
+        rule = SwitchRule(max_steps=2)
+        return GoalChain([SubGoal(goal((0.4, 0.2, 0.2), name), rule) for name in "abc"])
+
+    horizon = loop(chain())
+    assert [step.goal.name for step in horizon.run(PointWorld(), 3).steps] == ["a", "a", "b"]
+    assert [step.goal.name for step in horizon.run(PointWorld(), 4, resume=True).steps] == list("bbcc")
+    assert [step.goal.name for step in horizon.run(PointWorld(), 1, resume=True).steps] == ["a"]
+    horizon.run(PointWorld(), 3)
+    assert [step.goal.name for step in horizon.run(PointWorld(), 1).steps] == ["a"]
 
 
 def test_a_surprise_pauses_and_ends_the_run():
-    class Pushed(PointWorld):
-        def apply(self, command):
-            super().apply(command)
-            self.state[:3] = 0.35, 0.25, 0.5  # someone moves the arm
-
     episode = loop(safety=SafetyConfig(LIMITS, max_surprise=0.05)).run(Pushed(), 10)
     assert (episode.stop_reason, len(episode.steps)) == ("paused", 2)
     assert episode.detail.startswith("safety paused: max_surprise: 0.")

@@ -162,8 +162,28 @@ def test_a_grip_of_before_the_run_is_followed_and_not_taken_for_a_command():
     safety = SafetyLayer(CONFIG)
     for measured in (0.30, 0.32, 0.35):
         observation = observe((*HOME[:6], measured))
-        assert safety.command(planned(), observation, 100.0).target[6] == pytest.approx(measured)
-        assert safety.command(None, observation, 100.0).target[6] == pytest.approx(measured)
+        for command in (
+            safety.command(planned(), observation, 100.0),
+            safety.command(None, observation, 100),
+        ):
+            assert command.target[6] == pytest.approx(measured)
+            assert not command.moves_gripper
+    closing = planned((0, 0, 0, 0, 0, 0, 0.5))
+    assert safety.command(closing, observation, 100.0).moves_gripper
+    assert safety.command(planned(), observation, 100.0).moves_gripper  # what it was told still holds
+
+
+def test_what_was_commanded_before_a_run_does_not_draw_the_arm_back():
+    safety = SafetyLayer(replace(CONFIG, base="commanded"))
+    safety.command(planned((0.02, 0, 0, 0, 0, 0, 0.8)), observe(), 100.0)
+    safety.command(None, observe(), 100.0)
+    guided = observe((0.5, 0.06, 0.3, 3.1, 0.1, -0.7, 0.0))
+    safety.begin_run()
+    hold = safety.command(None, guided, 100.1)
+    np.testing.assert_array_equal(hold.target, guided.state.vector)
+    move = safety.command(planned((0.02, 0, 0, 0, 0, 0, 0)), guided, 100.1)
+    np.testing.assert_allclose(move.target, guided.state.vector + [0.02, 0, 0, 0, 0, 0, 0], atol=1e-9)
+    assert not hold.moves_gripper and not move.moves_gripper
 
 
 def test_time_running_backwards_starts_afresh():
@@ -180,6 +200,11 @@ def test_dry_run_only_says_what_it_would_do():
     assert command.kind == "hold"
     assert "dry_run: would move to [0.55, 0.0, 0.3" in command.reason
     np.testing.assert_array_equal(command.target, HOME)
+    # Nobody holds the arm in a dry run: when it ends, where the arm is then counts.
+    guided = observe((0.5, 0.06, 0.3, *HOME[3:]))
+    np.testing.assert_array_equal(safety.command(planned(), guided, 100.0).target, guided.state.vector)
+    safety.config = CONFIG
+    np.testing.assert_array_equal(safety.command(None, observe(), 100.0).target, HOME)
 
 
 def test_a_commanded_base_does_not_drift_and_gives_way_to_a_far_measured_pose():

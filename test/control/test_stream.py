@@ -137,6 +137,15 @@ def test_a_hold_command_says_why():
     np.testing.assert_array_equal(setpoint.twist, np.zeros(6))
 
 
+def test_while_time_stands_still_no_twist_is_sent_again():
+    """A simulation that has died leaves its last time behind: nothing would ever grow old."""
+    setpoints = stream()
+    setpoints.next(None, state(100.0), 100.0, DT)
+    assert np.abs(setpoints.next(move(100.0), state(100.02), 100.02, DT).twist).max() > 0.1
+    stopped = setpoints.next(move(100.0), state(100.02), 100.02, 0.0)
+    np.testing.assert_array_equal(stopped.twist, np.zeros(6))
+
+
 @pytest.mark.parametrize("dt", [0.0, -1.0, math.nan, math.inf])
 def test_time_that_does_not_run_moves_nothing(dt):
     setpoints = stream()

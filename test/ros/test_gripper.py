@@ -126,6 +126,13 @@ def test_actions_of_a_planner_move_the_hand_as_they_mean():
     assert opened.update(0.025 + 0.35, 0.025) == "closed"
 
 
+def test_fingers_that_stand_half_closed_are_not_closed_by_saying_so():
+    hysteresis = Hysteresis(CONFIG)
+    assert [hysteresis.update(0.5, 0.5), hysteresis.update(0.4, 0.5)] == [None, None]
+    assert hysteresis.update(0.6, 0.5) == "closed"
+    assert Hysteresis(CONFIG).update(1.0, 0.98) == "closed"  # and fully closed is always a wish
+
+
 @given(st.lists(st.floats(0, 1), max_size=30))
 def test_between_the_thresholds_nothing_changes(values):
     hysteresis, before = Hysteresis(CONFIG), None

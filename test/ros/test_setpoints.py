@@ -205,7 +205,21 @@ def test_after_a_stall_missed_setpoints_are_not_made_up_for(bench):
     bench.thread._publish = lambda setpoint: (time.sleep(0.3), slow(setpoint))
     bench.wait_sent(1)
     bench.thread._publish = slow
+    bench.move(0.1)
     number, begin = len(bench.sent), time.monotonic()
     time.sleep(0.3)
     assert len(bench.sent) - number <= (time.monotonic() - begin) / PERIOD + 3
     assert bench.thread.statistics.late >= 1 and bench.thread.statistics.largest_gap >= 0.25
+
+
+def test_after_a_stall_the_arm_goes_on_from_where_it_was(bench):
+    bench.thread.start()
+    bench.wait_sent(2)
+    sends = bench.thread._publish
+    bench.move(0.13)
+    bench.wait_sent(3)
+    bench.thread._publish = lambda setpoint: (time.sleep(0.1), sends(setpoint))
+    bench.wait_sent(3)
+    way = np.array([setpoint.pose[1] for _, setpoint in bench.sent])
+    assert way[-1] > 0.0
+    assert np.diff(way).max() <= 0.6 * 2 * PERIOD + 1e-9

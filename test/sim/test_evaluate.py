@@ -55,6 +55,9 @@ class KnowingPlanner:
             stamp=observation.frame.stamp,
         )
 
+    def carried_out(self, plan: Plan, action: np.ndarray) -> Plan:
+        return plan
+
 
 def trial(sim: PandaSim, name: str, seed: int, protocol: Protocol) -> TrialResult:
     task = make_task(name, seed, sim, sub_goals=protocol.sub_goals)

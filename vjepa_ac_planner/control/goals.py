@@ -133,6 +133,11 @@ class GoalChain:
         self._index = 0
         self._progress = _Progress()
 
+    def resume(self) -> None:
+        """Begin the current goal anew; the first one if all are done."""
+        self._index = 0 if self.done else self._index
+        self._progress = _Progress()
+
     def update(self, energy: float, now: float, *, settled: bool = False) -> str | None:
         """Take note of one more step towards the current goal, and leave it if its rule says so.
 

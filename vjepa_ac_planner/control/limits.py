@@ -47,15 +47,16 @@ class MotionLimits:
     """Highest allowed end-effector position [m]."""
     workspace_slack: float = ranged(0.01, low=0.0, high=0.05, unit="m")
     """How far outside the workspace the arm may be, by tracking error, and still move along its side
-    [m]; from further out only motion that comes nearer to the workspace is let through."""
+    [m], with targets inside; from further out only motion that comes nearer to it is let through."""
     max_translation: float = ranged(0.13, low=1e-4, high=0.5, unit="m")
     """Longest translation in one step [m]."""
     max_rotation: float = ranged(0.3, low=1e-4, high=1.6, unit="rad")
     """Largest rotation in one step [rad]."""
-    max_speed: float = ranged(0.6, low=1e-3, high=3.0, unit="m/s")
-    """Largest speed of the setpoint [m/s]; a step longer than this allows in its time is shortened."""
-    max_rotation_speed: float = ranged(1.5, low=1e-3, high=4.0, unit="rad/s")
-    """Largest rotational speed of the setpoint [rad/s]."""
+    max_speed: float = ranged(0.6, low=1e-3, high=1.7, unit="m/s")
+    """Largest speed of the setpoint [m/s]; a step longer than this allows in its time is shortened.
+    1.7 m/s is all that a Panda can do."""
+    max_rotation_speed: float = ranged(1.5, low=1e-3, high=2.5, unit="rad/s")
+    """Largest rotational speed of the setpoint [rad/s]; 2.5 rad/s is all that a Franka arm can do."""
     max_gripper_speed: float = ranged(4.0, low=1e-3, high=100.0, unit="1/s")
     """Largest change of closedness per second."""
     step_seconds: float = ranged(0.25, low=0.01, high=10.0, unit="s")
@@ -117,18 +118,22 @@ def limit_step(base: Any, action: Any, limits: MotionLimits) -> tuple[FloatArray
     findings: list[Finding] = []
     action = _shortened(action, limits, limits.step_seconds, findings)
 
-    # Between the workspace and where the arm is now: it never goes further out on any axis.
     position = base[:3]
-    low, high = np.minimum(limits.low, position), np.maximum(limits.high, position)
+    distance = limits.outside(position)
+    low, high = limits.low, limits.high
+    if distance > limits.workspace_slack:
+        # Between the workspace and where the arm is now: it never goes further out on any axis.
+        low, high = np.minimum(low, position), np.maximum(high, position)
     wanted = position + action[:3]
     allowed = np.clip(wanted, low, high)
     if np.abs(allowed - wanted).max() > _ROUNDING:
         findings.append(_workspace_finding(wanted, limits, "limited"))
-    distance = limits.outside(position)
     if distance > limits.workspace_slack and not limits.outside(allowed) < distance:
         return base, (*findings, _workspace_finding(position, limits, "hold"))
-    target = step(base, np.concatenate((allowed - position, action[3:])))
-    target[:3] = allowed
+    # Back from a tracking error, a step may have become longer than it was.
+    way = _shortened(np.append(allowed - position, action[3:]), limits, limits.step_seconds, [])
+    target = step(base, way)
+    target[:3] = np.clip(target[:3], np.minimum(low, position), np.maximum(high, position))  # rounding
     return target, tuple(findings)
 
 

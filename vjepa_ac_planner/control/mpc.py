@@ -17,11 +17,12 @@ from vjepa_ac_planner.control.environment import Environment, MovesOn, ReportsSt
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.gripping import GRIP_STEPS, Decision, decide, full_grip
 from vjepa_ac_planner.control.limits import Finding
+from vjepa_ac_planner.control.rotation import pose_difference
 from vjepa_ac_planner.control.safety import SafetyLayer, Verdict
 from vjepa_ac_planner.errors import PlannerError
 from vjepa_ac_planner.planning.optimiser import Cancel
 from vjepa_ac_planner.planning.proposals import GripperSearch
-from vjepa_ac_planner.types import Command, Goal, Observation, Plan
+from vjepa_ac_planner.types import Command, FloatArray, Goal, Observation, Plan
 
 StopReason = Literal["reached", "settled", "goals done", "max steps", "paused", "cancelled", "failing"]
 
@@ -41,6 +42,10 @@ class Plans(Protocol):
         gripper: GripperSearch | None = None,
     ) -> Plan:
         """See :meth:`vjepa_ac_planner.planning.planner.Planner.plan`."""
+        ...
+
+    def carried_out(self, plan: Plan, action: FloatArray) -> Plan:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.carried_out`."""
         ...
 
 
@@ -147,8 +152,9 @@ class RecedingHorizon:
         reached: Callable[[Observation], bool] | None = None,
         on_step: Callable[[Step], None] | None = None,
         cancel: Cancel | None = None,
+        resume: bool = False,
     ) -> Episode:
-        """Run from the first goal until it is reached, nothing more is gained, or the steps are used up.
+        """Run towards the goals until they are reached, nothing more is gained, or the steps are used up.
 
         Args:
             environment: the world.
@@ -157,13 +163,18 @@ class RecedingHorizon:
             reached: the world's own test of success, asked before every step and at the end.
             on_step: called with every finished step.
             cancel: an event, or a callable that says whether to stop; the last command is then a hold.
+            resume: begin with the goal at which the last run stopped, unless all were done; else with the
+                first one.
         """
         if max_steps is not None:
             check_range("max_steps", max_steps, 1, 1_000_000)
         steps: deque[Step] = deque(maxlen=None if max_steps is not None else self._looks_back())
         index = 0
-        self.goals.reset()
-        self.safety.new_goal()
+        if resume:
+            self.goals.resume()
+        else:
+            self.goals.reset()
+        self.safety.begin_run()
         observation, seconds = _timed(environment.observe)
         try:
             while True:
@@ -239,7 +250,7 @@ class RecedingHorizon:
         cancel: Cancel | None,
     ) -> tuple[Decision | None, str]:
         """What to do, or why there is no plan."""
-        previous, limit, begin = _previous(steps), self.config.deadline_s, time.monotonic()
+        limit, begin = self.config.deadline_s, time.monotonic()
 
         def search(gripper: GripperSearch | None) -> Plan:
             # A second search of one step has what the first one left of the time.
@@ -256,9 +267,22 @@ class RecedingHorizon:
 
         grips = _count_back(steps, _grips)
         try:
+            previous = self._previous(steps)
             return decide(search, self.goals.sub_goal, observation.state, grips), ""
         except PlannerError as problem:
             return None, f"{type(problem).__name__}: {problem}"
+
+    def _previous(self, steps: deque[Step]) -> Plan | None:
+        """The last plan, as it was carried out, towards the goal that still holds."""
+        step = steps[-1] if steps else None
+        if step is None or step.plan is None or not step.moved or step.switched or step.scheduled:
+            return None
+        if not step.findings:
+            return step.plan
+        # A step that was cut is none that the plan has foretold.
+        return self.planner.carried_out(
+            step.plan, carried_out(step.plan, step.observation.state.vector, step.command.target)
+        )
 
     def _verdict(
         self,
@@ -333,11 +357,18 @@ def _status(environment: Environment) -> RobotStatus | None:
     return environment.status() if isinstance(environment, ReportsStatus) else None
 
 
-def _previous(steps: deque[Step]) -> Plan | None:
-    """The last plan, if its first action was carried out as it was, towards the goal that still holds."""
-    if not steps or not steps[-1].moved or steps[-1].findings or steps[-1].switched:
-        return None
-    return None if steps[-1].scheduled else steps[-1].plan
+def carried_out(plan: Plan, state: FloatArray, target: FloatArray) -> FloatArray:
+    """[7] action that a command makes of a plan's first one.
+
+    Args:
+        plan: what was planned.
+        state: [7] of the arm when it was planned.
+        target: [7] of the command.
+    """
+    action = pose_difference(state, target)
+    if plan.action[6] == 0.0:  # what the gripper was told before is no change, however it measures
+        action[6] = 0.0
+    return action
 
 
 def _grips(step: Step) -> bool:

@@ -30,16 +30,13 @@ from torch import Tensor
 
 from vjepa_ac_planner.config import check_ranges, ranged
 from vjepa_ac_planner.control.environment import Environment, MovesOn, ReportsStatus, RobotStatus
-from vjepa_ac_planner.control.mpc import Plans
+from vjepa_ac_planner.control.mpc import Plans, carried_out
 from vjepa_ac_planner.control.rotation import pose_difference
 from vjepa_ac_planner.errors import PlannerError
 from vjepa_ac_planner.planning.energy import LatentEnergy, latent_energy
 from vjepa_ac_planner.planning.optimiser import Cancel
 from vjepa_ac_planner.planning.proposals import GripperSearch
 from vjepa_ac_planner.types import Command, FloatArray, Goal, Observation, Plan, RobotState
-
-_SAME = 1e-4
-"""An action that was carried out to within this [m, rad] is the planned one."""
 
 Fate = Literal["confirmed", "surprised", "elsewhere", "other goal", "no gain", "failed"]
 """What became of a plan made ahead."""
@@ -169,6 +166,10 @@ class Pipeline:
         self._last = _Question(seen, goal, energy, plan, deadline_s, cancel, seed, gripper)
         return plan
 
+    def carried_out(self, plan: Plan, action: FloatArray) -> Plan:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.carried_out`."""
+        return self._planner.carried_out(plan, action)
+
     # The environment.
 
     def observe(self) -> Observation:
@@ -202,14 +203,17 @@ class Pipeline:
         It is asked as the loop will ask: for the same goal, with the next seed. Should the loop ask
         something else, the plan is dropped.
         """
-        action = pose_difference(last.observation.state.vector, command.target)
-        as_planned = bool(np.abs(action - last.plan.action).max() <= _SAME)
-        expected = _expected(last, action)
+        seen = last.observation
+        action = carried_out(last.plan, seen.state.vector, command.target)
+        before = self._planner.carried_out(last.plan, action)
+        state = RobotState(before.predicted_states[1], seen.state.stamp)
+        # The frame and the stamps stay: they say how old the knowledge is that this rests on.
+        expected = Observation(seen.frame, state, before.predicted_latent)
         seed = None if last.seed is None else last.seed + 1
         plan = self._planner.plan(
             expected,
             last.goal,
-            warm_start=last.plan if as_planned else None,
+            warm_start=before,
             deadline_s=last.deadline_s,
             cancel=last.cancel,
             seed=seed,
@@ -232,16 +236,6 @@ class Pipeline:
             return "no gain", None
         timings = {**plan.timings, "confirm": time.monotonic() - begin}
         return "confirmed", replace(plan, timings=timings)
-
-
-def _expected(last: _Question, action: FloatArray) -> Observation:
-    """What will be seen after an action [7], by the world model."""
-    steps = torch.tensor(action, dtype=torch.float32)[None, None]  # [1, 1, 7]
-    evidence = last.energy.evaluate(steps)
-    state = evidence.states[0, 1].double().cpu().numpy()
-    seen = last.observation
-    # The frame and the stamps stay: they say how old the knowledge is that this rests on.
-    return Observation(seen.frame, RobotState(state, seen.state.stamp), evidence.latents[0, 0])
 
 
 def _seen_from(plan: Plan, seen: Observation, energy: LatentEnergy, surprise: float) -> Plan | None:
@@ -268,4 +262,5 @@ def _seen_from(plan: Plan, seen: Observation, energy: LatentEnergy, surprise: fl
         stamp=seen.frame.stamp,
         surprise=surprise,
         predicted_latent=evidence.latents[0, 0].clone(),
+        observed_latent=energy.z0,
     )

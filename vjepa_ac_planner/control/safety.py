@@ -91,8 +91,9 @@ class Verdict:
 class SafetyLayer:
     """Turns plans into commands that obey the limits.
 
-    It remembers the last target, the pose it holds at, the energies since the goal was set, and whether
-    it is paused; time running backwards (a bag that loops) forgets all but the pause.
+    It remembers, for one run, the last target, what the gripper was told, the pose it holds at and the
+    energies since the goal was set; beyond a run, the last frame and whether it is paused. Time running
+    backwards (a bag that loops) forgets all but the pause.
     """
 
     def __init__(self, config: SafetyConfig) -> None:
@@ -106,12 +107,20 @@ class SafetyLayer:
         return self._pause
 
     def reset(self) -> None:
-        """Forget the last target, the held pose and the energies, as at start-up; a pause stays."""
+        """Forget everything, as at start-up; a pause stays."""
+        self._seen: tuple[int, FloatArray] | None = None
+        self._now = -math.inf
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        """Start from where arm and gripper are now.
+
+        Since the last run somebody may have moved them, and what was commanded before that must not draw
+        them back.
+        """
         self._target: FloatArray | None = None
         self._grip: float | None = None
         self._held: FloatArray | None = None
-        self._seen: tuple[int, FloatArray] | None = None
-        self._now = -math.inf
         self.new_goal()
 
     def new_goal(self) -> None:
@@ -190,9 +199,8 @@ class SafetyLayer:
         if grip is not None:
             fingers = np.append(np.zeros(6), grip - observation.state.gripper)
             return self._move(fingers, observation.state, now, keep_grip=False)
-        # A grasped object keeps the fingers from closing fully: repeating a closedness that was measured
-        # a while ago would let go of it. Where the gripper was never told anything, what is measured now
-        # is the least change.
+        # A grasped object keeps the fingers from closing fully: commanding a closedness that was measured
+        # would let go of it. A plan that has no wish leaves the gripper at what it was told, if anything.
         return self._move(plan.action, observation.state, now, keep_grip=plan.action[6] == 0.0)
 
     def toward(
@@ -384,6 +392,8 @@ class SafetyLayer:
                 self._held = measured
         gripper = measured[6] if self._grip is None else self._grip
         target = np.append(self._held[:6], np.clip(gripper, 0.0, 1.0))
+        if self.config.dry_run:  # nothing holds the arm: where it is when a dry run ends is what counts
+            self._held = None
         return Verdict(self._make("hold", target, now, findings), tuple(findings))
 
     def _make(
@@ -395,7 +405,8 @@ class SafetyLayer:
     ) -> Command:
         reason = "; ".join(map(str, findings))
         stamp = now if math.isfinite(now) else 0.0
-        return Command(kind, target, self.config.limits.step_seconds, stamp, reason)
+        told = self._grip is not None
+        return Command(kind, target, self.config.limits.step_seconds, stamp, reason, moves_gripper=told)
 
 
 def _age(name: str, age: float, bound: float) -> Iterator[Finding]:

@@ -101,7 +101,9 @@ class SetpointStream:
         assert state is not None
         if command.kind == "hold":
             return self._still("hold", command.reason)
-        twist = self._safety.twist(command, state.vector, now) if self._twists else np.zeros(6)
+        # A twist goes on until the next one: while time stands still, no command would ever grow old.
+        runs = self._twists and dt > 0.0
+        twist = self._safety.twist(command, state.vector, now) if runs else np.zeros(6)
         age, bound = now - command.stamp, self._safety.config.max_plan_age
         reason = "" if age <= bound else f"max_plan_age: {age:.3f} s, allowed {bound:.3f} s (hold)"
         return Setpoint("hold" if reason else "move", self._previous, twist, reason)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from vjepa_ac_planner.planning.mppi import MPPI
 from vjepa_ac_planner.planning.optimiser import Cancel, Optimised, Optimiser
 from vjepa_ac_planner.planning.presets import PlannerConfig
 from vjepa_ac_planner.planning.proposals import ActionSpace, GripperSearch, with_gripper
-from vjepa_ac_planner.types import Frame, Goal, Observation, Plan
+from vjepa_ac_planner.types import FloatArray, Frame, Goal, Observation, Plan
 
 OPTIMISERS: dict[str, Callable[[PlannerConfig], Optimiser]] = {
     "cem": lambda config: CEM(config.cem),
@@ -88,9 +89,9 @@ class Planner:
         Args:
             observation: current frame and state.
             goal: goal image, or its latent [N, D]. Latents of goal images are kept by identity.
-            warm_start: the previous plan, if its first action has just been carried out: its
-                prediction is compared with what is seen now (``surprise``), and with
-                ``config.warm_start`` the search begins where it left off.
+            warm_start: the previous plan, if its first action has just been carried out (where it came
+                out otherwise, from :meth:`carried_out`): its prediction is compared with what is seen now
+                (``surprise``), and with ``config.warm_start`` the search begins where it left off.
             deadline_s: time the whole call may take [s]; late by at most one iteration.
             cancel: an event, or a callable that says whether to stop.
             seed: seed of the search; None takes the configured one.
@@ -139,6 +140,29 @@ class Planner:
             "total": end - begin,
         }
         return replace(plan, timings=timings, gripper=gripper)
+
+    @torch.no_grad()
+    def carried_out(self, plan: Plan, action: FloatArray) -> Plan:
+        """A plan of this planner whose first action came out otherwise, with what is expected now.
+
+        Energies stay those of the plan as it was made.
+
+        Args:
+            plan: as it was made.
+            action: [7] what was carried out in place of its first action.
+        """
+        device = self.world_model.device
+        actions = np.concatenate((action[None], plan.actions[1:]))
+        wanted = torch.tensor(actions, dtype=torch.float32, device=device)
+        start = torch.tensor(plan.predicted_states[0], dtype=torch.float32, device=device)
+        # Two of them, as where a plan's evidence is gathered: a compiled model is made anew for one.
+        latents, states = self.world_model.rollout(plan.observed_latent, start, wanted.expand(2, -1, -1))
+        return replace(
+            plan,
+            actions=actions,
+            predicted_states=states[0].float().cpu().numpy(),
+            predicted_latent=latents[0, 0].clone(),
+        )
 
     def energy(self, observation: Observation, goal: Goal | Tensor) -> LatentEnergy:
         """The scorer of one planning problem, for landscapes and studies.
@@ -251,6 +275,7 @@ class Planner:
             predicted_energies=tuple(by_step),
             surprise=surprise,
             predicted_latent=evidence.latents[0, 0].clone(),
+            observed_latent=energy.z0,
         )
 
     def _clock(self) -> float:

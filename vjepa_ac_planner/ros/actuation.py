@@ -5,6 +5,7 @@ Nothing moves while it is disabled, and nothing while somebody else commands the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,8 @@ class Actuation:
         self._log = node.get_logger()
         self._safety, self._environment, self._outputs = safety, environment, outputs
         self._told, self._clock = told, clock
+        self._turn = threading.RLock()
+        """What one thread allows, another must not use after it was forbidden."""
         self.enabled = False
         """Whether commands are taken."""
         self.publishers = 1
@@ -74,6 +77,7 @@ class Actuation:
         if self.setpoints is not None:
             self.setpoints.close()
         self.setpoints = None
+        self._outputs.close_command()
 
     def close(self) -> None:
         """Take the gripper's clients or publishers down."""
@@ -81,37 +85,49 @@ class Actuation:
 
     def enable(self) -> None:
         """Take commands from now on; the stream begins, with a hold, unless this is a dry run."""
-        self.enabled = True
-        self.follow_dry_run()
+        with self._turn:
+            self.enabled = True
+            self.gripper.forget()
+            self.follow_dry_run()
 
     def disable(self) -> None:
         """Hold, fall silent soon after, and take no command any more."""
-        self.enabled = False
-        if self.setpoints is not None:
-            self.setpoints.stop()
-        self.gripper.hold()
+        with self._turn:
+            self.enabled = False
+            if self.setpoints is not None:
+                self.setpoints.stop()
+            self.gripper.hold()
 
     def follow_dry_run(self) -> None:
         """Begin or end the stream as the safety layer's dry run says, while enabled."""
-        if self.enabled and self.setpoints is not None:
+        with self._turn:
+            if not self.enabled or self.setpoints is None:
+                return
             if self._safety.config.dry_run:
                 self.setpoints.stop()
+                self.gripper.hold()
             else:
+                self._outputs.open_command()
                 self.setpoints.start()
 
     def command(self, command: Command) -> None:
         """Hand a command to arm and gripper, unless the run has ended."""
-        # A plan that was cut short is not carried out, not even for the moment until the hold.
-        cancelled = command.kind == "move" and self._environment.cancel.is_set()
-        if self.setpoints is None or not self.enabled or cancelled:
-            return
-        self.setpoints.command(command)
-        state = self._environment.state
-        if command.kind == "hold" or state is None:
-            self.gripper.hold()
-            return
+        with self._turn:
+            moves = command.kind == "move"
+            # A plan that was cut short is not carried out, not even for the moment until the hold.
+            forbidden = self._environment.cancel.is_set() or self._safety.config.dry_run
+            if self.setpoints is None or not self.enabled or (moves and forbidden):
+                return
+            self.setpoints.command(command)
+            state = self._environment.state
+            if not moves or state is None:
+                self.gripper.hold()
+            elif command.moves_gripper:
+                self._grip(float(command.target[6]), state.gripper)
+
+    def _grip(self, closedness: float, measured: float) -> None:
         try:
-            self.gripper.send(float(command.target[6]), state.gripper)
+            self.gripper.send(closedness, measured)
         except InputError as error:
             self._log.error(f"gripper: {error}", throttle_duration_sec=1.0)
 

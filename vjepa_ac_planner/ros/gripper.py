@@ -108,6 +108,10 @@ class Gripper(Protocol):
         """Forget what has not been sent yet; call it when the arm must hold. A goal in flight goes on."""
         ...
 
+    def forget(self) -> None:
+        """Forget also what was done before: meanwhile somebody may have opened or closed the gripper."""
+        ...
+
     def status(self) -> str:
         """One line for diagnostics: what the gripper was last told, and what went wrong how often."""
         ...
@@ -172,6 +176,9 @@ class NoGripper:
     def hold(self) -> None:
         """Nothing to do."""
 
+    def forget(self) -> None:
+        """Nothing to do."""
+
     def status(self) -> str:
         """Always ``none``."""
         return "none"
@@ -204,6 +211,9 @@ class FloatArrayGripper:
 
     def hold(self) -> None:
         """Nothing to do: every value is sent at once."""
+
+    def forget(self) -> None:
+        """Nothing to do."""
 
     def status(self) -> str:
         """The last value, and whether anybody listens."""

@@ -31,7 +31,8 @@ class Hysteresis:
     """Open or closed, from a closedness that wanders.
 
     What the fingers did before the first wish is not known, and a wide object held in them measures nearly
-    open. So they are not opened until they are told to be more open than they are.
+    open. So they are not opened until they are told to be more open than they are, and not closed until
+    they are told to be more closed.
     """
 
     def __init__(self, config: GripperConfig) -> None:
@@ -44,7 +45,8 @@ class Hysteresis:
         if self._first is None:
             self._first = closed
         found = self._first if measured is None else measured
-        if closed >= self._config.close_above:
+        more = measured is None or closed >= min(measured + _JITTER, 1.0)
+        if closed >= self._config.close_above and (self.state == "open" or more):
             self.state = "closed"
         elif closed <= self._config.open_below and (self.state == "closed" or closed <= found - _JITTER):
             self.state = "open"
@@ -121,6 +123,12 @@ class ActionGripper:
             self._wanted = None
             # What the hand was told last counts, not what it would have been told next.
             self._hysteresis.state = self._flight.grip if self._flight else self._reached
+
+    def forget(self) -> None:
+        """Forget what is wanted, and what the hand has done so far."""
+        with self._lock:
+            self._wanted = self._reached = None
+            self._hysteresis = Hysteresis(self._config)
 
     def status(self) -> str:
         """What is wanted, what is under way for it, and what went wrong how often."""

@@ -67,6 +67,8 @@ class Jobs:
         """The newest step of any run."""
         self.steps = 0
         """How many there were."""
+        self._goes_on = False
+        """Whether the next run begins where the last one was stopped."""
 
     def prepare(self) -> None:
         """Set the thread up, before its first job."""
@@ -75,10 +77,21 @@ class Jobs:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
 
+    def first_goal(self) -> None:
+        """Have the next run begin with the first goal, wherever the last one stopped."""
+        self._goes_on = False
+
     def run(self) -> None:
-        """Run towards the goals until they are done, something stops it, or it is cancelled."""
+        """Run towards the goals until they are done, something stops it, or it is cancelled.
+
+        A run that was stopped goes on with the goal it had: a task that began anew would grasp what it
+        already holds.
+        """
         goals = self.goals
         assert goals is not None
+        if not self._goes_on:
+            goals.reset()
+        self._goes_on = True
         horizon = RecedingHorizon(self.planner, self._safety, goals, self.config.loop(), clock=self._clock)
         if self.pipeline is not None:
             self.pipeline.forget()
@@ -91,7 +104,7 @@ class Jobs:
 
             cancel = self._environment.cancel
             world = self.pipeline or self._environment
-            episode = horizon.run(world, None, on_step=on_step, cancel=cancel)
+            episode = horizon.run(world, None, on_step=on_step, cancel=cancel, resume=True)
         self._ended(episode)
 
     def plan_once(self) -> tuple[str, bool]:
@@ -139,5 +152,7 @@ class Jobs:
         self._status.say_of_run("dry run" if dry else state, step.command.reason)
 
     def _ended(self, episode: Episode) -> None:
+        if episode.stop_reason in ("settled", "goals done"):
+            self._goes_on = False
         if episode.stop_reason != "cancelled":
             self._status.say_of_run(_STATES.get(episode.stop_reason, "stopped"), episode.detail)

@@ -45,20 +45,32 @@ class Outputs:
         self._node, self._profile, self._now, self._state = node, profile, now, state
         self._chain = profile.chain()
         self._command: Any = None
-        if profile.output == "pose":
-            self._command = node.create_publisher(PoseStamped, profile.topics.target_pose, SETPOINTS)
-        elif profile.output == "twist":
-            self._command = node.create_publisher(TwistStamped, profile.topics.delta_twist_cmds, SETPOINTS)
+        """Not there before it is needed: a controller that obeys one publisher only (CRISP) would no longer
+        obey anybody else."""
         self._action = node.create_publisher(JointState, "~/action", 10)
         self._plan = node.create_publisher(PoseArray, "~/plan", 10)
         self._energy = node.create_publisher(Float64, "~/energy", 10)
         self._text = node.create_publisher(String, "~/status", LATCHED)
         self._last_text = ""
 
+    def open_command(self) -> None:
+        """Publish on the topic that moves the arm from now on, if the profile has one."""
+        if self._command is None and self.command_topic:
+            kind = TwistStamped if self.twists else PoseStamped
+            self._command = self._node.create_publisher(kind, self.command_topic, SETPOINTS)
+
+    def close_command(self) -> None:
+        """Publish there no more; to be called when no setpoint is sent any more."""
+        command, self._command = self._command, None
+        if command is not None:
+            self._node.destroy_publisher(command)
+
     @property
     def command_topic(self) -> str:
-        """Name of the topic that moves the arm; empty if there is none."""
-        return "" if self._command is None else str(self._command.topic_name)
+        """Full name of the topic that moves the arm; empty if there is none."""
+        topics, output = self._profile.topics, self._profile.output
+        names = {"pose": topics.target_pose, "twist": topics.delta_twist_cmds}
+        return str(self._node.resolve_topic_name(names[output])) if output in names else ""
 
     @property
     def twists(self) -> bool:
@@ -66,8 +78,9 @@ class Outputs:
         return self._profile.output == "twist"
 
     def command_publishers(self) -> int:
-        """How many publishers that topic has, us included."""
-        return 1 if self._command is None else int(self._node.count_publishers(self.command_topic))
+        """How many publishers that topic has, us included even before there is anything to send."""
+        topic = self.command_topic
+        return (self._command is None) + (int(self._node.count_publishers(topic)) if topic else 0)
 
     def setpoint(self, setpoint: Setpoint) -> None:
         """Send one element of the stream."""
@@ -104,7 +117,6 @@ class Outputs:
 
     def close(self) -> None:
         """Take the publishers down."""
-        for publisher in (self._command, self._action, self._plan, self._energy, self._text):
-            if publisher is not None:
-                self._node.destroy_publisher(publisher)
-        self._command = None
+        self.close_command()
+        for publisher in (self._action, self._plan, self._energy, self._text):
+            self._node.destroy_publisher(publisher)

@@ -18,7 +18,7 @@ from vjepa_ac_planner.control.mpc import Plans
 from vjepa_ac_planner.errors import PlannerError, PlanningError
 from vjepa_ac_planner.planning.optimiser import Cancel
 from vjepa_ac_planner.planning.proposals import GripperSearch
-from vjepa_ac_planner.types import Goal, Observation, Plan
+from vjepa_ac_planner.types import FloatArray, Goal, Observation, Plan
 
 Job = Callable[[], None]
 _RETRY_SECONDS = 1.0
@@ -160,3 +160,11 @@ class GuardedPlanner:
         self.made += 1
         self._on_plan(plan)
         return plan
+
+    def carried_out(self, plan: Plan, action: FloatArray) -> Plan:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.carried_out`."""
+        try:
+            return self._planner.carried_out(plan, action)
+        except Exception as error:
+            self._on_failure(error)
+            raise PlanningError(f"{type(error).__name__}: {error}") from error

@@ -22,6 +22,7 @@ from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.ros import diagnostics
 from vjepa_ac_planner.ros.actuation import Actuation
 from vjepa_ac_planner.ros.environment import RosEnvironment
+from vjepa_ac_planner.ros.gripper import GripperConfig
 from vjepa_ac_planner.ros.health import Health
 from vjepa_ac_planner.ros.inputs import Inputs
 from vjepa_ac_planner.ros.jobs import Jobs
@@ -73,7 +74,7 @@ class Session:
             self._status = StatusLine(self._outputs.status, lambda: self.environment.cancel.is_set())
             self._actuation = Actuation(
                 node,
-                profile.gripper,
+                profile.gripper if profile.output != "none" else GripperConfig(),
                 self.safety,
                 self.environment,
                 self._outputs,
@@ -105,6 +106,7 @@ class Session:
     def activate(self) -> None:
         """Be ready to run."""
         self._begun = False
+        self._jobs.first_goal()
         # A plan of before that did not end keeps the old event, which stays set.
         self.environment.cancel = threading.Event()
         self._runner = Runner(self.environment.cancel, self._jobs.failed, self._jobs.prepare)
@@ -166,6 +168,7 @@ class Session:
         if self._runner is not None:
             self.disable()
             self._runner.wait_idle(5.0)
+        self._jobs.first_goal()
         self.safety.resume()
         self.safety.reset()
         self.environment.reset()

@@ -124,8 +124,9 @@ class SetpointThread:
         due, last, last_ros = time.monotonic(), time.monotonic(), self._clock()
         while not self._closed.wait(max(0.0, due - time.monotonic())):
             begin, ros = time.monotonic(), self._clock()
-            # On a simulated clock that runs slower than time the arm must not be faster than its world.
-            dt = max(0.0, min(begin - last, ros - last_ros))
+            # On a simulated clock that runs slower than time the arm must not be faster than its world; and
+            # after a stall it goes on from where it was, because a setpoint further on would be a leap.
+            dt = max(0.0, min(begin - last, ros - last_ros, 2.0 * self.period))
             try:
                 self._tick(begin, begin - last, ros, dt)
             except Exception as error:  # a stream that has died would leave the arm without holds

@@ -21,7 +21,7 @@ from vjepa_ac_planner.planning.energy import LatentEnergy
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import sim_safety
 from vjepa_ac_planner.sim.tasks import REACHED, Task
-from vjepa_ac_planner.types import Command, Goal, Observation, Plan
+from vjepa_ac_planner.types import Command, FloatArray, Goal, Observation, Plan
 
 
 class MovingOn:
@@ -101,6 +101,10 @@ class Thinking:
 
     def __init__(self, planner: Foresees, world: MovingOn, plan_s: float, look_s: float) -> None:
         self._planner, self._world, self._plan_s, self._look_s = planner, world, plan_s, look_s
+
+    def carried_out(self, plan: Plan, action: FloatArray) -> Plan:
+        """See :meth:`vjepa_ac_planner.planning.planner.Planner.carried_out`."""
+        return self._planner.carried_out(plan, action)
 
     def plan(self, observation: Observation, goal: Goal | Tensor, **options: Any) -> Plan:
         """See :meth:`vjepa_ac_planner.planning.planner.Planner.plan`."""

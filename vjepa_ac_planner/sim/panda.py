@@ -252,14 +252,15 @@ class PandaSim:
     def apply(self, command: Command) -> None:
         """Carry out one command; returns when its duration has passed in simulated time.
 
-        A ``hold`` stays at the pose that the arm was last told to be at.
+        A ``hold`` stays at the pose that the arm was last told to be at, and keeps its grip.
         """
+        target, grip = command.target, self._arm.commanded_closedness
         if command.kind == "hold":
             position, rotation = self._arm.reference()
-            self._arm.move(position, rotation, self._arm.closedness, command.duration)
         else:
-            target = command.target
-            self._arm.move(target[:3], _matrix(target[3:6]), float(target[6]), command.duration)
+            position, rotation = target[:3], _matrix(target[3:6])
+            grip = float(target[6]) if command.moves_gripper else grip
+        self._arm.move(position, rotation, grip, command.duration)
 
     def follow(self, target: npt.ArrayLike, seconds: float) -> None:
         """Let time pass while the arm goes after one setpoint of a stream.
