@@ -164,7 +164,7 @@ def test_ros_knows_ranges_read_only_and_descriptions(node):
     speed = node.describe_parameter("safety.limits.max_speed")
     assert (speed.floating_point_range[0].from_value, speed.floating_point_range[0].to_value) == (
         0.001,
-        3.0,
+        1.7,
     )
     assert "speed" in speed.description and not speed.read_only
     assert node.describe_parameter("robot").read_only
