@@ -22,7 +22,7 @@ from launch_ros.actions import Node
 
 ARGUMENTS = {
     "config": "parameters of the planner node, a YAML file",
-    "robot": "robot profile: panda, fr3, sim or a YAML file (default: panda; with sim:=true sim)",
+    "robot": "robot profile: panda, fr3, sim or a YAML file (default: fr3; with sim:=true sim)",
     "model": "world model, a name or a folder (default: the profile's)",
     "task": "task YAML with goal images (default: wait for a goal on goal_image)",
     "dry_run": "plan and check everything, move nothing: true or false (default: the profile's)",

@@ -13,6 +13,7 @@ from vjepa_ac_planner.config import descriptions, from_mapping, to_mapping
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.ros.frames import FramesConfig, StaticTransform
 from vjepa_ac_planner.ros.gripper import GripperConfig
+from vjepa_ac_planner.ros.parameters import NodeConfig, table
 from vjepa_ac_planner.ros.profile import (
     RobotProfile,
     TopicsConfig,
@@ -50,8 +51,6 @@ def test_on_hardware_nothing_moves_at_first_and_then_slowly(name):
     assert safety.limits.max_speed <= 0.1
     assert safety.limits.translation(safety.limits.step_seconds) <= 0.03
     assert set(safety.allowed_modes) == {"idle", "move"}
-    # Without the arm's own word a mode is never refused.
-    assert load_profile(name).topics.robot_state == "franka_robot_state_broadcaster/robot_state"
     # The finger tips stay above the base plane when the hand points down.
     assert safety.limits.low[2] - 0.1034 > 0.04
 
@@ -63,14 +62,33 @@ def test_frames_and_joints_carry_the_name_of_the_arm(name):
     names = (frames.base_frame, frames.model_ee_frame, frames.state_ee_frame, frames.command_frame)
     assert names == (f"{name}_link0", f"{name}_link8", f"{name}_hand_tcp", f"{name}_hand_tcp")
     assert profile.gripper.finger_joints == (f"{name}_finger_joint1", f"{name}_finger_joint2")
-    assert (profile.gripper.backend, profile.gripper.target) == ("grasp", "franka_gripper")
+    assert profile.gripper.backend == "grasp"
+    assert profile.topics.gripper == f"{profile.gripper.target}/joint_states"
+
+
+def test_each_driver_has_topics_of_its_own():
+    # Without the arm's own word a mode is never refused.
+    fr3 = load_profile("fr3")
+    assert fr3.topics.robot_state == "franka_robot_state_broadcaster/robot_state"
+    assert fr3.topics.ee_pose == "franka_robot_state_broadcaster/current_pose"
+    assert fr3.gripper.target == "franka_gripper"
+    # That of a Panda sends another message on the topic of this name, and no pose.
+    panda = load_profile("panda")
+    assert (panda.topics.robot_state, panda.topics.ee_pose) == (None, "current_pose")
+    assert panda.gripper.target == "panda_gripper"
+
+
+def test_the_robot_that_franka_ros2_drives_is_the_one_unless_told_otherwise():
+    assert NodeConfig().robot == "fr3"
+    assert table() == table("fr3") != table("panda")
 
 
 def test_the_planner_cannot_tell_the_simulator_by_its_topics_and_frames():
-    sim, panda = load_profile("sim"), load_profile("panda")
+    sim, fr3 = load_profile("sim"), load_profile("fr3")
     # Its mode apart, which needs messages that not every machine has.
-    assert (sim.topics, sim.frames) == (replace(panda.topics, robot_state=None), panda.frames)
-    assert (sim.output, sim.stream_hz) == (panda.output, panda.stream_hz)
+    assert sim.topics == replace(fr3.topics, robot_state=None)
+    assert sim.frames == load_profile("panda").frames
+    assert (sim.output, sim.stream_hz) == (fr3.output, fr3.stream_hz)
 
 
 def test_the_simulators_limits_are_those_of_the_simulator():

@@ -34,6 +34,7 @@ from vjepa_ac_planner.control.environment import RobotStatus  # noqa: E402
 from vjepa_ac_planner.errors import ConfigError  # noqa: E402
 from vjepa_ac_planner.ros import franka  # noqa: E402
 from vjepa_ac_planner.ros.frames import FrameChain  # noqa: E402
+from vjepa_ac_planner.ros.gripper import closedness  # noqa: E402
 from vjepa_ac_planner.ros.images import to_rgb  # noqa: E402
 from vjepa_ac_planner.ros.profile import load_profile  # noqa: E402
 from vjepa_ac_planner.ros.sim_node import SimNode  # noqa: E402
@@ -226,6 +227,27 @@ def test_a_franka_says_its_mode_where_there_are_messages_for_it(elsewhere: None)
         rclpy.try_shutdown(context=context)
         output = end(process)
     assert ("the arm's mode is not sent" in output) == (not installed)
+
+
+def test_it_takes_the_place_of_a_panda_by_name(elsewhere: None) -> None:
+    process = start("robot:=panda", f"width:={SIZE}", f"height:={SIZE}", "publish_clock:=false")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    client, profile = Client(context), load_profile("panda")
+    try:
+        poses = client.listen(PoseStamped, profile.topics.ee_pose)
+        fingers = client.listen(JointState, profile.topics.gripper)
+        assert client.spin(30.0, until=lambda: bool(poses and fingers))
+        assert poses[-1].header.frame_id == "panda_link0"
+        assert closedness(fingers[-1], profile.gripper) == pytest.approx(0.0, abs=0.01)
+        ours = profile.chain().robot_state(poses[-1], 0.0).vector
+        np.testing.assert_allclose(ours[:3], client.state()[:3], atol=1e-3)
+    finally:
+        client.executor.shutdown()
+        client.node.destroy_node()
+        rclpy.try_shutdown(context=context)
+        output = end(process)
+    assert "the arm's mode is not sent" not in output
 
 
 def test_the_reported_pose_is_that_of_the_tool_centre_point(client: Client) -> None:

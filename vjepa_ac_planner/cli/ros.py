@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
     _add_ros_arguments(command(ros, "planner", run_planner, "run the planner node", PLANNER))
     _add_ros_arguments(command(ros, "sim", run_sim, "run the simulated robot", SIM))
     table = command(ros, "parameters", run_parameters, "print the planner's parameters, a Markdown table")
-    table.add_argument("--robot", default="panda", help="whose defaults (default: %(default)s)")
+    table.add_argument("--robot", default="fr3", help="whose defaults (default: %(default)s)")
     table.add_argument(
         "--into",
         type=Path,

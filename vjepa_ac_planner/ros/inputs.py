@@ -37,8 +37,8 @@ try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError as error:
     raise MissingDependencyError(
-        f"ROS 2: received {os.environ.get('ROS_DISTRO', 'a release')} without rclpy.event_handler, as Humble "
-        "is; allowed Jazzy or later: source that, or run the planner on a machine that has it"
+        f"ROS 2: received {os.environ.get('ROS_DISTRO', 'a release')} without rclpy.event_handler, as "
+        "Humble is; allowed Jazzy or later: source that, or run the planner on a machine that has it"
     ) from error
 
 NEWEST = QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1)

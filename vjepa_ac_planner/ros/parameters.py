@@ -33,7 +33,7 @@ LIVE = ("safety.", "deadline_s", "settled_holds", "seed")
 class NodeConfig:
     """What the node itself is told, beside the robot's profile."""
 
-    robot: str = "panda"
+    robot: str = "fr3"
     """Robot profile: a name in config/robots, or a YAML file."""
     preset: str = ""
     """How to search (config/planner.yaml); empty takes the model's."""
@@ -209,7 +209,7 @@ def declare(node: Any, wanted: Iterable[Parameter]) -> dict[str, Any]:
     return values
 
 
-def table(robot: str = "panda") -> str:
+def table(robot: str = "fr3") -> str:
     """The parameters as a Markdown table, with the defaults of a robot profile."""
     lines = ["| Parameter | Default | Range | Live | What it is |", "|---|---|---|---|---|"]
     for parameter in (*parameters(NodeConfig()), *parameters(load_profile(robot))):
