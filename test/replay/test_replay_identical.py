@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -71,6 +72,18 @@ def test_every_plan_is_made_again_bit_for_bit(record, point_model, warm):
         found = check_identical(bag, point_model, SHA)
     assert found.recorded == 6 and found.equal == 6 and found.all_equal
     assert found.largest == 0.0 and "6 of 6 recorded plans were made again bit for bit" in str(found)
+
+
+def test_plans_after_steps_that_were_cut_are_made_again_too(record, point_model, safety):
+    """They were begun from what was carried out of the plan before, not from the plan."""
+    limits = dataclasses.replace(safety.config.limits, max_translation=0.02)
+    safety.config = dataclasses.replace(safety.config, limits=limits)
+    with Bag.open(record(warm_start=True)) as bag:
+        found = check_identical(bag, point_model, SHA)
+        steps = list(bag.plans())
+    assert sum("max_translation" in str(step.findings) and step.command == "move" for step in steps) >= 5
+    assert all(step.warm_started for step in steps[1:])
+    assert found.all_equal
 
 
 def test_a_model_that_answers_otherwise_is_found_out(record, point_model):

@@ -12,6 +12,7 @@ import numpy as np
 from vjepa_ac_planner.bags.reader import MOST_GOALS, Bag
 from vjepa_ac_planner.bags.records import PlanRecord
 from vjepa_ac_planner.config import from_mapping
+from vjepa_ac_planner.control.mpc import carried_out
 from vjepa_ac_planner.errors import PlannerError
 from vjepa_ac_planner.planning.planner import Planner, PlanningModel
 from vjepa_ac_planner.planning.presets import PlannerConfig
@@ -103,14 +104,14 @@ def check_identical(
     skipped: dict[str, int] = {}
     equal = different = 0
     largest = 0.0
-    before: tuple[int, Plan] | None = None
+    before: tuple[PlanRecord, Plan] | None = None
     for record in records:
-        warm = before[1] if before is not None and before[0] == record.index - 1 else None
+        warm = _warm_start(planner, *before) if before and before[0].index == record.index - 1 else None
         made = _again(bag, planner, goals, record, warm)
         if isinstance(made, str):
             skipped[made] = skipped.get(made, 0) + 1
             continue
-        before = record.index, made
+        before = record, made
         if on_plan is not None:
             on_plan(record, made)
         same = _equal(record, made)
@@ -134,6 +135,13 @@ def _goals(bag: Bag, records: Sequence[PlanRecord]) -> dict[int, Goal]:
     fits = {name: [goal for goal in goals if goal.name == name] for _, name in named}
     told = Counter(name for _, name in named)
     return {index: fits[name][0] for index, name in named if told[name] == len(fits[name]) == 1}
+
+
+def _warm_start(planner: Planner, record: PlanRecord, plan: Plan) -> Plan:
+    """What the plan after this one was begun from."""
+    if not record.findings:
+        return plan
+    return planner.carried_out(plan, carried_out(plan, np.array(record.state), np.array(record.target)))
 
 
 def _again(
