@@ -84,10 +84,11 @@ class Outputs:
 
     def setpoint(self, setpoint: Setpoint) -> None:
         """Send one element of the stream."""
-        if self._command is None:
+        command = self._command
+        if command is None:
             return
         if self._profile.output == "pose":
-            self._command.publish(self._chain.command_pose(setpoint.pose, self._now()))
+            command.publish(self._chain.command_pose(setpoint.pose, self._now()))
             return
         state = self._state()
         measured = setpoint.pose if state is None else state.vector
@@ -96,7 +97,7 @@ class Outputs:
         parts = linear.x, linear.y, linear.z, angular.x, angular.y, angular.z
         numbers = self._profile.twist.command(np.array(parts))
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, numbers)
-        self._command.publish(message)
+        command.publish(message)
 
     def plan(self, plan: Plan) -> None:
         """Publish a plan: its first action, the predicted poses of the command frame, its energy."""
