@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,3 +314,18 @@ def test_limits_of_a_robot_are_those_of_its_profile(command, bag, tmp_path, read
 def test_help_names_the_exit_codes_and_goals(command):
     code, out, _ = command("replay", "--help")
     assert code == 0 and "exit codes: 0 done, 1 a threshold was missed" in out and "cup.png@12.5" in out
+
+
+def test_the_steps_of_all_bags_keep_what_their_texts_say():
+    from vjepa_ac_planner.cli.replay import _all_steps
+    from vjepa_ac_planner.replay.table import StepTable
+
+    said = 'image: "no"\nsecond line\x85\u2028third'
+    steps = StepTable.from_rows([{"index": 0, "error": said}, {"index": 1}])
+    result = SimpleNamespace(replayed=SimpleNamespace(steps=steps))
+    folders = {Path("a"): Path('out/one, "a"'), Path("b"): Path("out/b")}
+    rows = list(
+        csv.DictReader(io.StringIO(_all_steps(dict.fromkeys(folders, result), folders), newline=""))
+    )
+    assert [row["bag"] for row in rows] == ['one, "a"', 'one, "a"', "b", "b"]
+    assert [row["error"] for row in rows] == [said, "", said, ""]

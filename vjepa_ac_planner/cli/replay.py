@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -346,13 +348,14 @@ _PER_BAG = ("sign_agreement", "cosine_mean", "energy_rank_correlation", "surpris
 
 def _all_steps(results: dict[Path, Result], folders: dict[Path, Path]) -> str:
     """The steps of all bags, with the bag's name in front."""
-    lines: list[str] = []
-    for bag, result in results.items():
-        header, *rows = result.replayed.steps.to_csv().splitlines()
-        lines += [] if lines else [f"bag,{header}"]
-        name = folders[bag].name.replace('"', '""')
-        lines += [f'"{name}",{row}' for row in rows]
-    return "\n".join(lines) + "\n"
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for number, (bag, result) in enumerate(results.items()):
+        header, *rows = result.replayed.steps.cells()
+        if number == 0:
+            writer.writerow(("bag", *header))
+        writer.writerows((folders[bag].name, *row) for row in rows)
+    return out.getvalue()
 
 
 def _line(result: Result) -> str:

@@ -7,7 +7,7 @@ import io
 import math
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +89,16 @@ class StepTable:
     def to_csv(self) -> str:
         """All columns as CSV with a header; numbers are written so that reading gives the same bits."""
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow((*NUMBERS, *TEXTS))
+        csv.writer(out, lineterminator="\n").writerows(self.cells())
+        return out.getvalue()
+
+    def cells(self) -> Iterator[tuple[str, ...]]:
+        """The rows of :meth:`to_csv`, the header first."""
+        yield (*NUMBERS, *TEXTS)
         numbers = zip(*(self.numbers[name].tolist() for name in NUMBERS), strict=True)
         texts = zip(*(self.texts[name] for name in TEXTS), strict=True)
-        writer.writerows([*map(_cell, row), *words] for row, words in zip(numbers, texts, strict=True))
-        return out.getvalue()
+        for row, words in zip(numbers, texts, strict=True):
+            yield (*map(_cell, row), *words)
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -107,10 +111,6 @@ class StepTable:
     def actions(self, actor: str) -> FloatArray:
         """[T, 7] the actions of one of ``ACTORS``."""
         return np.stack([self.numbers[f"{actor}_{name}"] for name in ACTION_NAMES], axis=-1)
-
-    def states(self) -> FloatArray:
-        """[T, 7] recorded states."""
-        return np.stack([self.numbers[name] for name in STATE_NAMES], axis=-1)
 
 
 class TableBuilder:
