@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import math
 import textwrap
 import types
 import typing
@@ -152,6 +153,19 @@ def to_mapping(config: Any) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     return plain(config)
+
+
+def json_data(value: Any) -> Any:
+    """Arrays, NumPy scalars, tuples and paths as JSON's own types; numbers that it lacks (NaN) as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): json_data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_data(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -9,8 +9,6 @@ from vjepa_ac_planner.bags.storage import TopicInfo
 from vjepa_ac_planner.bags.topics import TopicNames, choose_topics
 from vjepa_ac_planner.errors import BagError
 
-POSE_TOPIC = {"/ee": POSE}
-
 
 def choose(topics, asked=None, fingers=(), counts=None):
     infos = {name: TopicInfo(name, kind, (counts or {}).get(name, 5)) for name, kind in topics.items()}

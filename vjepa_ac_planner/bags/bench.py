@@ -12,6 +12,8 @@ from vjepa_ac_planner.bags.reader import Bag, ResampleRules, TopicNames
 from vjepa_ac_planner.errors import BagError
 
 _ROUNDS = 3
+_SECONDS = 10.0
+"""Longest time for each way [s]; a way that does not get through is timed on what it read."""
 
 
 def bench(
@@ -19,7 +21,6 @@ def bench(
     step_seconds: float,
     topics: TopicNames | None = None,
     rules: ResampleRules | None = None,
-    seconds: float = 10.0,
 ) -> dict[str, Any]:
     """Time several ways through the frames of a recording, by turns, with the file in the cache.
 
@@ -28,7 +29,6 @@ def bench(
         step_seconds: the action period [s].
         topics: names that are known.
         rules: how messages become samples.
-        seconds: longest time for each way; a way that does not get through is timed on what it read.
 
     Returns:
         ``frames``, ``topic``, ``type`` and ``rates``: frames per second by way. ``read`` ways only fetch
@@ -58,12 +58,12 @@ def bench(
             "decode": decode,
             "decode, rosbags": lambda: _rosbags(path, topic, decode=True),
         }
-        _exhaust(read(), seconds)  # into the cache
+        _exhaust(read(), _SECONDS)  # into the cache
         # By turns, and the best of each: other work on the machine hits all alike.
         rates: dict[str, float | None] = dict.fromkeys(ways)
         for _ in range(_ROUNDS):
             for name, way in ways.items():
-                rates[name] = max(filter(None, (rates[name], _rate(way, seconds / _ROUNDS))), default=None)
+                rates[name] = max(filter(None, (rates[name], _rate(way, _SECONDS / _ROUNDS))), default=None)
         import torch  # noqa: F401 (its import is no part of reading)
 
         begin = time.perf_counter()

@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vjepa_ac_planner.bags.images import Image
-from vjepa_ac_planner.bags.messages import FINGER_TRAVEL
 from vjepa_ac_planner.bags.record import RecordTopics, to_json
 from vjepa_ac_planner.bags.records import SOURCE_TOPIC
 from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.errors import BagError
 from vjepa_ac_planner.types import FloatArray
 
-FINGERS = ["panda_finger_joint1", "panda_finger_joint2"]
 QUALITY = 95
 _CHUNK_BYTES = 1 << 20
 
@@ -87,8 +85,7 @@ def write_episode(result: Converted, about: dict[str, Any], moments: Iterable[Mo
                 bag.text(SOURCE_TOPIC, to_json(about), min(moment.state_stamp, moment.image_stamp))
                 begun = True
             bag.pose(topics.pose, moment.state, moment.state_stamp)
-            finger = (1.0 - min(max(float(moment.state[6]), 0.0), 1.0)) * FINGER_TRAVEL / 2
-            bag.joints(topics.gripper, FINGERS, [finger, finger], moment.state_stamp)
+            bag.gripper(topics.gripper, float(moment.state[6]), moment.state_stamp)
             result.steps += 1
             if moment.image is None:
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vjepa_ac_planner.bags.messages import FINGER_TRAVEL
 from vjepa_ac_planner.bags.records import PLAN_TOPIC, RUN_TOPIC, PlanRecord, RunInfo
 from vjepa_ac_planner.bags.writer import BagWriter
+from vjepa_ac_planner.config import json_data
 from vjepa_ac_planner.control.mpc import Step
 from vjepa_ac_planner.errors import BagError
 from vjepa_ac_planner.types import ACTION_NAMES, Goal, Observation, Plan
@@ -158,19 +157,15 @@ class RunRecorder:
         frame, state = observation.frame, observation.state
         stamp = nanoseconds(state.stamp)
         bag.pose(topics.pose, state.vector, stamp, self._base)
-        finger = (1.0 - min(max(state.gripper, 0.0), 1.0)) * FINGER_TRAVEL / 2
-        bag.joints(topics.gripper, ["panda_finger_joint1", "panda_finger_joint2"], [finger, finger], stamp)
+        bag.gripper(topics.gripper, state.gripper, stamp)
         # Last, because it closes the chunk: all of the step goes to disk together.
         bag.image(topics.image, frame.image, nanoseconds(frame.stamp), frame.frame_id)
 
     def _write_plan(self, plan: Plan) -> None:
-        bag, node, types = self._bag, self._topics.node, self._bag.types
+        bag, node = self._bag, self._topics.node
         bag.joints(f"{node}/action", list(ACTION_NAMES), plan.action, self._now, self._base)
-        poses = [bag.pose_of(state) for state in plan.predicted_states]
-        array = types["geometry_msgs/msg/PoseArray"](bag.header(self._now, self._base), poses)
-        bag.write(f"{node}/plan", "geometry_msgs/msg/PoseArray", array, self._now)
-        energy = types["std_msgs/msg/Float64"](plan.current_energy)
-        bag.write(f"{node}/energy", "std_msgs/msg/Float64", energy, self._now)
+        bag.poses(f"{node}/plan", plan.predicted_states, self._now, self._base)
+        bag.number(f"{node}/energy", plan.current_energy, self._now)
 
 
 def plan_record(step: Step, goals: Sequence[Goal] = ()) -> PlanRecord:
@@ -229,19 +224,7 @@ def nanoseconds(stamp: float) -> int:
 
 def to_json(record: Any) -> str:
     """JSON in which every float reads back as it was; what JSON does not know (NaN) becomes null."""
-    return json.dumps(_plain(record), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return json.dumps(json_data(record), allow_nan=False, default=str)
 
 
 def _floats(values: Any) -> tuple[float, ...]:

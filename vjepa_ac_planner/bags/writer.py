@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa_ac_planner.bags.library import need
-from vjepa_ac_planner.bags.messages import standard_types
+from vjepa_ac_planner.bags.messages import FINGER_TRAVEL, standard_types
 from vjepa_ac_planner.bags.poses import state_quaternion
 from vjepa_ac_planner.errors import BagError
 
@@ -214,6 +214,18 @@ class BagWriter:
         turn = self.types["geometry_msgs/msg/Quaternion"](*state_quaternion(values[3:6]).tolist())
         return self.types["geometry_msgs/msg/Pose"](point, turn)
 
+    def poses(self, topic: str, states: npt.ArrayLike, stamp: int, frame_id: str = "base") -> None:
+        """Write the poses of states [T, >=6] as a ``geometry_msgs/PoseArray``."""
+        message = self.types["geometry_msgs/msg/PoseArray"](
+            self.header(stamp, frame_id), [self.pose_of(state) for state in np.asarray(states)]
+        )
+        self.write(topic, "geometry_msgs/msg/PoseArray", message, stamp)
+
+    def gripper(self, topic: str, closedness: float, stamp: int) -> None:
+        """Write a closedness, clipped to 0 .. 1, as the positions of a Franka hand's two fingers."""
+        finger = (1.0 - min(max(closedness, 0.0), 1.0)) * FINGER_TRAVEL / 2
+        self.joints(topic, ["panda_finger_joint1", "panda_finger_joint2"], [finger, finger], stamp)
+
     def joints(
         self, topic: str, names: list[str], values: npt.ArrayLike, stamp: int, frame_id: str = ""
     ) -> None:
@@ -227,6 +239,10 @@ class BagWriter:
     def text(self, topic: str, text: str, stamp: int) -> None:
         """Write a ``std_msgs/String``."""
         self.write(topic, "std_msgs/msg/String", self.types["std_msgs/msg/String"](text), stamp)
+
+    def number(self, topic: str, value: float, stamp: int) -> None:
+        """Write a ``std_msgs/Float64``."""
+        self.write(topic, "std_msgs/msg/Float64", self.types["std_msgs/msg/Float64"](float(value)), stamp)
 
 
 class _Whole:

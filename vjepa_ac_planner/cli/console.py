@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from vjepa_ac_planner.config import json_data
 from vjepa_ac_planner.errors import InputError
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -82,19 +82,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, record: Any) -> None:
     """Write ``record`` as JSON; numbers that JSON does not know (NaN, infinity) become null."""
-    text = json.dumps(_plain(record), indent=2, allow_nan=False)
+    text = json.dumps(json_data(record), indent=2, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays, paths and tuples as JSON's own types."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -16,7 +16,6 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from vjepa_ac_planner.bags.messages import FINGER_TRAVEL
 from vjepa_ac_planner.bags.record import RecordTopics, nanoseconds
 from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.replay.goals import ReplayGoal
@@ -48,15 +47,14 @@ class AnnotatedBag:
     Args:
         path: the file; it must not exist.
         goals: goal images; each is written when it becomes the goal.
-        base_frame: frame id of the poses.
 
     Raises:
         BagError: it cannot be written.
         MissingDependencyError: the ``bags`` extra is not installed.
     """
 
-    def __init__(self, path: str | Path, goals: Sequence[ReplayGoal], base_frame: str = "base") -> None:
-        self._topics, self._base = RecordTopics(), base_frame
+    def __init__(self, path: str | Path, goals: Sequence[ReplayGoal]) -> None:
+        self._topics = RecordTopics()
         self._goals = tuple(goals)
         self._goal: int | None = None
         self._before: Moment | None = None
@@ -80,20 +78,18 @@ class AnnotatedBag:
         Raises:
             BagError: it cannot be written.
         """
-        bag, topics, base = self._bag, self._topics, self._base
+        bag, topics = self._bag, self._topics
         observation = moment.sample.observation
         now = nanoseconds(moment.sample.time)
         self._image(f"{topics.image}/compressed", observation.frame, now, observation.frame.frame_id)
-        bag.pose(topics.pose, observation.state.vector, now, base)
-        finger = (1.0 - min(max(observation.state.gripper, 0.0), 1.0)) * FINGER_TRAVEL / 2
-        names = ["panda_finger_joint1", "panda_finger_joint2"]
-        bag.joints(topics.gripper, names, [finger, finger], now)
+        bag.pose(topics.pose, observation.state.vector, now)
+        bag.gripper(topics.gripper, observation.state.gripper, now)
         if moment.goal is not None and moment.goal != self._goal:
             self._goal = moment.goal
             goal = self._goals[moment.goal].goal
             self._image(f"{topics.goal}/compressed", goal.frame, now, goal.name)
         if moment.recorded is not None:
-            bag.joints("/replay/recorded_action", list(ACTION_NAMES), moment.recorded, now, base)
+            bag.joints("/replay/recorded_action", list(ACTION_NAMES), moment.recorded, now, "base")
         if moment.plan is not None:
             self._plan(moment.plan, moment.recorded, now)
         for column, topic in FLOATS.items():
@@ -114,11 +110,9 @@ class AnnotatedBag:
             self._bag.text("/replay/verdict", text, nanoseconds(self._before.sample.time))
 
     def _plan(self, plan: Plan, recorded: np.ndarray | None, now: int) -> None:
-        bag, node, types = self._bag, self._topics.node, self._bag.types
-        bag.joints(f"{node}/action", list(ACTION_NAMES), plan.action, now, self._base)
-        poses = [bag.pose_of(state) for state in plan.predicted_states]
-        array = types["geometry_msgs/msg/PoseArray"](bag.header(now, self._base), poses)
-        bag.write(f"{node}/plan", "geometry_msgs/msg/PoseArray", array, now)
+        bag, node = self._bag, self._topics.node
+        bag.joints(f"{node}/action", list(ACTION_NAMES), plan.action, now, "base")
+        bag.poses(f"{node}/plan", plan.predicted_states, now)
         self._float(f"{node}/energy", plan.current_energy, now)
         if recorded is not None:
             values, counted = cosines(recorded[None], plan.action[None])
@@ -127,8 +121,7 @@ class AnnotatedBag:
 
     def _float(self, topic: str, value: float, now: int) -> None:
         if math.isfinite(value):
-            kind = "std_msgs/msg/Float64"
-            self._bag.write(topic, kind, self._bag.types[kind](float(value)), now)
+            self._bag.number(topic, value, now)
 
     def _image(self, topic: str, frame: Frame, now: int, frame_id: str) -> None:
         pixels = np.ascontiguousarray(frame.image[..., ::-1])

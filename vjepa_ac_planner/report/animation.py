@@ -19,20 +19,19 @@ if TYPE_CHECKING:
 
 VIEW, SIDE, GAP = 360, 216, 16
 """Edge of the camera image, width of the column beside it, and the space around them [pixels]."""
+STEP_MS = 500
+"""Time that one step is shown for."""
 INK, MUTED, PAPER, RULE, ACCENT = "#16181d", "#656b76", "#f7f7f5", "#dcddd9", "#2458d3"
 REACHED = "#16794a"
 
 
-def write_gif(
-    path: str | Path, report: Report, film: Sequence[Image], *, seconds_per_step: float = 0.5
-) -> None:
-    """Write the run as a GIF that loops.
+def write_gif(path: str | Path, report: Report, film: Sequence[Image]) -> None:
+    """Write the run as a GIF that loops, each step shown for ``STEP_MS``, the last picture for 2 s.
 
     Args:
         path: file to write.
         report: of the run.
         film: pictures of the run in equal intervals, the first at its start, the last at its end.
-        seconds_per_step: time one step is shown for; the last picture stays for 2 s.
 
     Raises:
         MissingDependencyError: Pillow is not installed.
@@ -48,7 +47,7 @@ def write_gif(
     ]
     palette = _palette([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
     flat = [picture.quantize(palette=palette, dither=Pillow.Dither.NONE) for picture in pictures]
-    interval = round(1000 * seconds_per_step * steps / (len(film) - 1))
+    interval = round(STEP_MS * steps / (len(film) - 1))
     durations = [interval] * (len(flat) - 1) + [2000]
     flat[0].save(
         path,
