@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from vjepa_ac_planner.ros.profile import (
 )
 
 HARDWARE = ("panda", "fr3")
+YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def test_what_is_shipped():
@@ -76,6 +79,32 @@ def test_each_driver_has_topics_of_its_own():
     panda = load_profile("panda")
     assert (panda.topics.robot_state, panda.topics.ee_pose) == (None, "current_pose")
     assert panda.gripper.target == "panda_gripper"
+
+
+def test_what_the_first_hour_says_of_each_controller_is_a_profile():
+    text = (Path(__file__).parents[2] / "docs" / "first-hour.md").read_text(encoding="utf-8")
+    limits, crisp, servo = (changed("fr3", yaml.safe_load(block)) for block in YAML.findall(text))
+    assert limits.safety.limits.max_speed == 0.05
+    assert (crisp.topics.ee_pose, crisp.topics.robot_state) == ("current_pose", None)
+    assert crisp.gripper.target == "gripper/gripper_position_controller/commands"
+    assert crisp.topics.gripper == load_profile("fr3").topics.gripper
+    assert "base" in crisp.frames.base_aliases
+    # Servo's poses are those of the flange: 0.1034 m away from the tool centre point's.
+    state = np.array([0.5, 0.1, 0.4, math.pi, 0.0, 0.0, 0.0])
+    poses = [profile.chain().pose(state).position for profile in (servo, load_profile("fr3"))]
+    np.testing.assert_allclose([(p.x, p.y, p.z) for p in poses], [state[:3], [0.5, 0.1, 0.2966]], atol=1e-9)
+    assert servo.topics.target_pose == "servo_node/pose_target_cmds"
+
+
+def changed(name, changes):
+    """A shipped profile with other values for some of its keys."""
+
+    def merge(old, new):
+        if not isinstance(new, dict):
+            return new
+        return {**old, **{key: merge(old[key], value) for key, value in new.items()}}
+
+    return from_mapping(RobotProfile, merge(to_mapping(load_profile(name)), changes))
 
 
 def test_the_robot_that_franka_ros2_drives_is_the_one_unless_told_otherwise():
