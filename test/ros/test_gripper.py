@@ -506,6 +506,21 @@ def test_holding_ends_the_attempts(pair):
     assert (pair.hand.names(), pair.gripper.problem()) == (["closed"], None)
 
 
+def test_a_hand_that_others_may_have_opened_is_closed_again(pair):
+    pair.hand.serve()
+    settle(pair, 1.0)
+    pair.gripper.send(1.0, 0.0)
+    time.sleep(0.2)
+    assert pair.hand.names() == ["closed"]
+    pair.gripper.forget()
+    assert pair.gripper.status() == f"{pair.backend}: left as it is"
+    pair.gripper.send(0.5, 0.5)  # no wish: it stands like that
+    time.sleep(0.2)
+    assert pair.hand.names() == ["closed"]
+    settle(pair, 1.0)
+    assert pair.hand.names() == ["closed", "closed"]
+
+
 def test_closing_leaves_the_goal_in_flight_alone(pair):
     pair.hand.serve()
     pair.hand.seconds = 0.5
