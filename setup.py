@@ -108,7 +108,7 @@ setup(
         "training": TRAINING,
         "bags": BAGS,
         "convert": CONVERT,
-        "float8": ["torchao>=0.10"],  # on a GPU of compute capability 8.9 or above
+        "float8": ["torchao>=0.13"],  # on a GPU of compute capability 8.9 or above
         "ros": ROS,
         "dev": DEV,
     },

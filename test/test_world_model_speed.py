@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vjepa_ac_planner import geometry, world_model
-from vjepa_ac_planner.errors import MissingDependencyError
+from vjepa_ac_planner.errors import ConfigError, MissingDependencyError
 from vjepa_ac_planner.nn.layers import latent_norm
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor
 from vjepa_ac_planner.world_model import WorldModel
@@ -152,6 +152,20 @@ def test_a_gpu_s_memory_decides_how_many_are_computed_at_once(mini_model, monkey
     )  # then the device says what it lacks
 
 
+def wide():
+    """A model whose layers float8 takes."""
+    from vjepa_ac_planner.models import ModelDescription
+    from vjepa_ac_planner.nn.encoder import EncoderConfig
+    from vjepa_ac_planner.nn.predictor import PredictorConfig
+
+    return ModelDescription(
+        name="wide",
+        summary="Untrained.",
+        encoder=EncoderConfig(image_size=64, dim=128, depth=1, heads=2),
+        predictor=PredictorConfig(latent_dim=128, dim=256, depth=2, heads=4, grid=(4, 4)),
+    )
+
+
 def test_float8_says_what_it_needs(mini_model, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"float8: cpu has no float8 products .*use bfloat16"):
         WorldModel.untrained(mini_model.description, dtype="float8")
@@ -162,7 +176,7 @@ def test_float8_says_what_it_needs(mini_model, monkeypatch):
         world_model.float8_library(gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
-    with pytest.raises(MissingDependencyError, match=r"needs torchao 0\.10 or later.*pip install torchao"):
+    with pytest.raises(MissingDependencyError, match=r"needs torchao 0\.13 or later.*pip install torchao"):
         world_model.float8_library(gpu)
 
 
@@ -172,11 +186,81 @@ def test_float8_is_for_the_blocks_alone(mini_model):
 
     class Torchao:
         PerRow = staticmethod(lambda: "row by row")
-        Float8DynamicActivationFloat8WeightConfig = staticmethod(lambda granularity: granularity)
+        Float8DynamicActivationFloat8WeightConfig = dict
         quantize_ = staticmethod(lambda module, config: seen.append((module, config)))
 
     world_model.use_float8(mini_model.predictor, Torchao)
-    assert seen == [(mini_model.predictor.blocks, "row by row")]
+    ((module, config),) = seen
+    assert module is mini_model.predictor.blocks and config["granularity"] == "row by row"
+    assert config["activation_value_lb"] > 0  # or rows of zeros are divided by a scale of 0
+
+    class Older(Torchao):
+        Float8DynamicActivationFloat8WeightConfig = staticmethod(lambda granularity: granularity)
+
+    with pytest.raises(MissingDependencyError, match=r"needs torchao 0\.13 or later, an older one"):
+        world_model.use_float8(mini_model.predictor, Older)
+
+
+class Quantised(torch.Tensor):
+    """A weight of another type, as torchao's: nothing is reshaped before it is dequantised."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.flatten:
+            raise AssertionError("only 2D and 3D")
+        return result.as_subclass(torch.Tensor) if function is torch.Tensor.dequantize else result
+
+
+def quantised(model):
+    """The same model, one of its weights of another type."""
+    predictor = ActionConditionedPredictor(model.description.predictor)
+    predictor.load_state_dict(model.predictor.state_dict())
+    predictor.requires_grad_(False)
+    layer = predictor.blocks[0].mlp.up
+    layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Quantised), requires_grad=False)
+    return WorldModel(model.description, model.encoder, predictor)
+
+
+@pytest.mark.parametrize("optimiser", ["gradient", "hybrid"])
+def test_an_optimiser_that_descends_is_refused_without_gradients(mini_model, optimiser):
+    from vjepa_ac_planner.planning.planner import Planner
+    from vjepa_ac_planner.planning.presets import PlannerConfig
+
+    eighth = quantised(mini_model)
+    assert mini_model.differentiable and not eighth.differentiable
+    with pytest.raises(ConfigError, match=f"received '{optimiser}'.*float8.*allowed cem, icem, mppi, or"):
+        Planner(eighth, PlannerConfig(optimiser=optimiser))
+    Planner(eighth, PlannerConfig(optimiser="icem"))
+
+
+def test_ranks_compare_weights_of_any_type(mini_model):
+    from vjepa_ac_planner.planning.sharded import _fingerprint
+
+    assert torch.equal(_fingerprint(quantised(mini_model)), _fingerprint(mini_model))
+    other = quantised(mini_model)
+    next(other.predictor.parameters()).add_(1.0)
+    assert not torch.equal(_fingerprint(other), _fingerprint(mini_model))
+
+
+def test_float8_plans_from_standing_still_and_shares_its_candidates(monkeypatch):
+    """torchao's own arithmetic, which is slow on a CPU and the same: the first tokens are rows of zeros."""
+    api = pytest.importorskip("torchao.quantization.quant_api")
+    monkeypatch.setattr(api, "_check_hardware_support", lambda *_, **__: None)
+    monkeypatch.setattr(api, "is_sm_at_least_89", lambda: True)
+    import torchao.quantization
+
+    from vjepa_ac_planner.planning.sharded import _fingerprint
+
+    half, eighth = (WorldModel.untrained(wide(), dtype="bfloat16") for _ in range(2))
+    world_model.use_float8(eighth.predictor, torchao.quantization)
+    z0 = torch.randn(16, 128)
+    standing_still = torch.zeros(1, 2, 7)
+    expected = half.rollout(z0, torch.zeros(7), standing_still)[0].float()
+    found = eighth.rollout(z0, torch.zeros(7), standing_still)[0].float()
+    assert (found - expected).norm() < 0.1 * expected.norm()
+    assert not eighth.differentiable
+    assert _fingerprint(eighth).isfinite().all()
 
 
 @pytest.mark.slow
@@ -243,19 +327,7 @@ def test_float8_is_near_bfloat16():
     pytest.importorskip("torchao")
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("no float8 products")
-    from vjepa_ac_planner.models import ModelDescription
-    from vjepa_ac_planner.nn.encoder import EncoderConfig
-    from vjepa_ac_planner.nn.predictor import PredictorConfig
-
-    description = ModelDescription(
-        name="wide",
-        summary="Untrained.",
-        encoder=EncoderConfig(image_size=64, dim=128, depth=1, heads=2),
-        predictor=PredictorConfig(latent_dim=128, dim=256, depth=2, heads=4, grid=(4, 4)),
-    )
-    half, eighth = (
-        WorldModel.untrained(description, device="cuda", dtype=d) for d in ("bfloat16", "float8")
-    )
+    half, eighth = (WorldModel.untrained(wide(), device="cuda", dtype=d) for d in ("bfloat16", "float8"))
     z0, _, s0, actions = (part.cuda() for part in problem(16, 2))
     expected = half.rollout(z0, s0, actions)[0].float()
     assert (eighth.rollout(z0, s0, actions)[0].float() - expected).norm() < 0.1 * expected.norm()

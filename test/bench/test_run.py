@@ -10,9 +10,10 @@ import torch
 
 from vjepa_ac_planner.bench import plans, problems, run, targets
 from vjepa_ac_planner.bench.timing import Budget
-from vjepa_ac_planner.errors import DeviceMemoryError, InputError, MissingDependencyError
+from vjepa_ac_planner.errors import DeviceMemoryError, InputError, MissingDependencyError, PlanningError
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig, preset_names
+from vjepa_ac_planner.world_model import WorldModel
 
 
 def config(folder, **options):
@@ -194,6 +195,34 @@ class TestTargets:
 
         monkeypatch.setattr(targets, "time_plans", full)
         assert bench.plan(targets.paper_plan(), "bfloat16").note == "cuda: out of memory"
+
+    def test_a_plan_that_fails_costs_its_row_alone(self, bench, tiny, monkeypatch):
+        whole = targets.time_plans
+
+        def fails(planner, budget, count):
+            if planner.config.horizon == 8:
+                raise PlanningError("energies must be finite, received nan")
+            return whole(planner, budget, count)
+
+        monkeypatch.setattr(targets, "time_plans", fails)
+        rows = {row.name: row for row in bench.rows("bfloat16", 1e12, 0.004, None)}
+        failed = rows["300 x 15, horizon 8: a plan"]
+        assert (failed.met, failed.note) == (None, "energies must be finite, received nan")
+        assert rows["800 x 10, horizon 1: a plan"].value == 2.0
+
+
+def test_presets_and_curve_without_gradients_say_so(folder, monkeypatch):
+    monkeypatch.setattr(WorldModel, "differentiable", False)
+    stored = problems.load_problems()[:1]
+    monkeypatch.setattr(problems, "load_problems", lambda seeds: stored)
+    sections = ("engine", "presets", "curve")
+    bench = run.Bench(
+        config(folder, seconds=60.0, plans=1, samples=8, presets=("cpu", "paper"), sections=sections)
+    )
+    record = bench.run()
+    assert set(record["presets"]) == {"paper"}
+    assert record["presets_note"].startswith("cpu: optimiser: received 'gradient', and products in float8")
+    assert record["curve"] is None and "no gradients" in record["curve_note"]
 
 
 def test_the_clock_is_the_machine_s_unless_given(folder):

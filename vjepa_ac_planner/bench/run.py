@@ -13,7 +13,7 @@ from vjepa_ac_planner.bench.device import environment, matmul_flops
 from vjepa_ac_planner.bench.models import Models
 from vjepa_ac_planner.bench.reference import require_checkout
 from vjepa_ac_planner.bench.timing import Budget, Clock
-from vjepa_ac_planner.errors import InputError, PlannerError
+from vjepa_ac_planner.errors import ConfigError, InputError, PlannerError
 
 FULL_SIZE = "vjepa2-ac-vitg"
 """The published architecture."""
@@ -203,12 +203,16 @@ class Bench:
             configs[name] = config
         work = {n: plans.count_evaluations(description, c) * c.horizon for n, c in configs.items()}
         rows: dict[str, Any] = {}
+        notes = []
         for number, name in enumerate(sorted(configs, key=work.__getitem__)):
             share = budget.share(1, len(configs) - number)
-            rows[name] = plans.bench_preset(
-                self.models.model, configs[name], rate, share, self.config.plans
-            )
-        return {"presets": rows}
+            try:
+                rows[name] = plans.bench_preset(
+                    self.models.model, configs[name], rate, share, self.config.plans
+                )
+            except ConfigError as error:  # no gradients in float8; the others are timed all the same
+                notes.append(f"{name}: {error}")
+        return {"presets": rows, "presets_note": "; ".join(notes)}
 
     def _curve(self, budget: Budget, record: Mapping[str, Any]) -> dict[str, Any]:
         """Quality against evaluations on the stored problems, as many of them as fit."""
@@ -225,7 +229,12 @@ class Bench:
         if least > budget.left:
             return {"curve": None, "curve_note": f"one problem would take more than {least:.0f} s here"}
         begin = self._clock()
-        found = curve.quality_curve(self.models.model, stored[:1], budgets=budgets, with_reference=False)
+        try:
+            found = curve.quality_curve(
+                self.models.model, stored[:1], budgets=budgets, with_reference=False
+            )
+        except ConfigError as error:  # no gradients in float8
+            return {"curve": None, "curve_note": str(error)}
         count = min(len(stored), int(budget.left / max(self._clock() - begin, 1e-9)))
         if count > 1:
             spread = stored[:: len(stored) // count][:count]

@@ -63,7 +63,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", "float32", "bfloat16", "float8"),
         help="precision of the model (default: %(default)s, what suits the device; float8 needs torchao "
-        "and a GPU that has it)",
+        "0.13 and a GPU that has it, and has no gradients)",
     )
 
 

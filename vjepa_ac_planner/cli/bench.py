@@ -159,8 +159,9 @@ def lines(record: dict[str, Any]) -> list[str]:
     for name, block in blocks.items():
         if record.get(name):
             found += ["", *block(record[name])]
-    if record.get("curve_note"):
-        found += ["", f"curve: {record['curve_note']}"]
+    for name in ("presets", "curve"):
+        if record.get(f"{name}_note"):
+            found += ["", f"{name}: {record[f'{name}_note']}"]
     if record["skipped"]:
         found += ["", f"no time was left for: {', '.join(record['skipped'])} (see --seconds)"]
     total = f"{record['seconds']:.0f} s in all"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vjepa_ac_planner.errors import InputError, PlanningError
+from vjepa_ac_planner.errors import ConfigError, InputError, PlanningError
 from vjepa_ac_planner.planning.cem import CEM
 from vjepa_ac_planner.planning.energy import Evidence, LatentEnergy, latent_energy
 from vjepa_ac_planner.planning.gradient import Gradient
@@ -31,6 +31,9 @@ OPTIMISERS: dict[str, Callable[[PlannerConfig], Optimiser]] = {
     "hybrid": lambda config: Hybrid(config.hybrid),
 }
 """Every optimiser by the name it has in :class:`PlannerConfig`."""
+
+DESCENDING = ("gradient", "hybrid")
+"""Those that follow the energy's gradient."""
 
 _GOALS_KEPT = 32
 
@@ -63,9 +66,18 @@ class Planner:
     Args:
         world_model: encodes frames and rolls actions out.
         config: how to plan; see :meth:`PlannerConfig.preset`.
+
+    Raises:
+        ConfigError: an optimiser that needs gradients, which the model has not (float8).
     """
 
     def __init__(self, world_model: PlanningModel, config: PlannerConfig) -> None:
+        if config.optimiser in DESCENDING and not getattr(world_model, "differentiable", True):
+            allowed = ", ".join(name for name in OPTIMISERS if name not in DESCENDING)
+            raise ConfigError(
+                f"optimiser: received {config.optimiser!r}, and products in float8 have no gradients; "
+                f"allowed {allowed}, or a model with dtype bfloat16"
+            )
         self.world_model, self.config = world_model, config
         self.optimiser = OPTIMISERS[config.optimiser](config)
         self._chunk = self._gradient_chunk = config.chunk

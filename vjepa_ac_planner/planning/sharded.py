@@ -31,7 +31,7 @@ from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.presets import PlannerConfig
 from vjepa_ac_planner.planning.ranks import Others, Rank0, meet, packed, unpacked, world_size
 from vjepa_ac_planner.types import ACTION_DIM, Goal, Observation
-from vjepa_ac_planner.world_model import WorldModel, choose_device, choose_dtype
+from vjepa_ac_planner.world_model import WorldModel, choose_device, choose_dtype, plain
 
 _END, _LOAD, _PROBLEM, _SCORE, _SLOPE = range(5)
 _LEAST = 2
@@ -360,5 +360,6 @@ def _fingerprint(model: WorldModel) -> Tensor:
     checksum = 0
     for name, parameter in sorted(model.predictor.named_parameters()):
         checksum = zlib.crc32(name.encode(), checksum)
-        checksum = zlib.crc32(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum)
+        some = plain(parameter).flatten()[:64].float().cpu()
+        checksum = zlib.crc32(some.numpy().tobytes(), checksum)
     return torch.tensor([checksum >> 16, checksum & 0xFFFF], dtype=torch.float32)
