@@ -62,12 +62,32 @@ def preprocess(images: Tensor, size: int) -> Tensor:
             f"images: expected [batch, height, width, 3] (RGB, channels last, at least 16x16 pixels), "
             f"received {tuple(images.shape)}"
         )
+    small = _square(images, size)
+    mean, std = (small.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((small / 255 - mean) / std).contiguous()
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Crop and resize frames as :func:`preprocess` does, to whole numbers: how training data are stored.
+
+    Args:
+        images: [B, H, W, 3] uint8.
+        size: side of the result [pixels].
+
+    Returns:
+        [B, size, size, 3] uint8; rounding moves a pixel by at most half a grey level.
+    """
+    small = _square(images, size)
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _square(images: Tensor, size: int) -> Tensor:
+    """[B, 3, size, size] float32, 0 .. 255, of images [B, H, W, 3] uint8: cropped and resized."""
     top, left, height, width = centre_crop(images.shape[1], images.shape[2])
     crop = images[:, top : top + height, left : left + width].permute(0, 3, 1, 2).float()
-    if crop.shape[2:] != (size, size):
-        crop = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=False)
-    mean, std = (crop.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((crop / 255 - mean) / std).contiguous()
+    if crop.shape[2:] == (size, size):
+        return crop
+    return F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=False)
 
 
 def frames_to_pixels(

@@ -11,7 +11,7 @@ import pytest
 
 from vjepa_ac_planner.config import from_mapping, load_yaml
 from vjepa_ac_planner.errors import ConfigError
-from vjepa_ac_planner.sim.collect import collect, resize
+from vjepa_ac_planner.sim.collect import collect, shrunk
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim, SimConfig
 from vjepa_ac_planner.sim.play import BEHAVIOURS, CollectConfig, View, collect_episode
 from vjepa_ac_planner.types import Command
@@ -80,7 +80,7 @@ def test_evaluation_seeds_are_refused(sim: PandaSim) -> None:
 def test_halving_is_the_mean_of_each_block() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     blocks = images.reshape(2, 4, 2, 4, 2, 3).astype(float).mean(axis=(2, 4))
-    assert (resize(images, 4) == np.round(blocks)).all()
+    assert (shrunk(images, 4) == np.round(blocks)).all()
 
 
 def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
     assert np.load(tmp_path / "shard-00000-behaviours.npy").max() < len(BEHAVIOURS)
     kinds = {path.stem.rpartition("-")[2] for path in tmp_path.glob("shard-*.npy")}
     assert kinds == {"images", "states", "behaviours", "objects"}
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
     kept = tmp_path / "shard-00000-states.npy"
     lost = tmp_path / "shard-00001-states.npy"
@@ -107,6 +107,25 @@ def test_shards_resume_where_they_stopped(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="holds data collected with other store_size"):
         collect(replace(SMALL, store_size=16), tmp_path)
+
+
+def test_more_episodes_fill_the_last_shard_and_fewer_are_refused(tmp_path: Path) -> None:
+    collect(SMALL, tmp_path)
+    full, short = (tmp_path / f"shard-{i:05d}-states.npy" for i in (0, 1))
+    untouched, first = full.stat().st_mtime_ns, np.load(short)
+    manifest = collect(replace(SMALL, episodes=5), tmp_path)
+    lengths = [len(np.load(path)) for path in sorted(tmp_path.glob("*-images.npy"))]
+    assert lengths == [2, 2, 1] and json.loads(manifest.read_text())["config"]["episodes"] == 5
+    assert full.stat().st_mtime_ns == untouched
+    assert (np.load(short)[:1] == first).all()  # the same episode, made again
+    for fewer in (4, 1):
+        with pytest.raises(ConfigError, match=rf"holds 5 episodes, more than the {fewer} that are asked"):
+            collect(replace(SMALL, episodes=fewer), tmp_path)
+    assert json.loads(manifest.read_text())["complete"]
+
+    (tmp_path / "shard-00002-states.npy").write_bytes(b"cut")
+    collect(replace(SMALL, episodes=5), tmp_path)
+    assert len(np.load(tmp_path / "shard-00002-states.npy")) == 1
 
 
 @pytest.mark.parametrize("name", ["collect.yaml", "collect-contact.yaml"])
@@ -150,7 +169,7 @@ def test_episodes_are_seen_from_several_places(sim: PandaSim, tmp_path: Path) ->
     images = np.concatenate([np.load(path) for path in sorted(tmp_path.glob("*-images.npy"))])
     for seed, scene in enumerate(scenes):
         # Near is the usual camera; what happens in an episode does not depend on who watches.
-        seen = resize(collect_episode(seed, SMALL, sim)["images"], SMALL.store_size)
+        seen = shrunk(collect_episode(seed, SMALL, sim)["images"], SMALL.store_size)
         assert (images[seed] == seen).all() == (scene.camera_position == near.camera_position)
     with pytest.raises(ConfigError, match="camera_fovy: received 500"):
         replace(SMALL, views=(replace(near, camera_fovy=500.0),))

@@ -18,7 +18,7 @@ from vjepa_ac_planner.bags.convert_lerobot import LeRobotNames
 from vjepa_ac_planner.bags.reader import Bag
 from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.errors import BagError, InputError
-from vjepa_ac_planner.preprocess import IMAGENET_STD, preprocess
+from vjepa_ac_planner.preprocess import IMAGENET_STD, preprocess, shrink
 from vjepa_ac_planner.training import importing
 from vjepa_ac_planner.training.dataset import Dataset
 from vjepa_ac_planner.training.importing import Imported, Report, finish, import_recordings
@@ -30,7 +30,6 @@ from vjepa_ac_planner.training.sources import (
     from_droid,
     from_lerobot,
     from_play,
-    shrink,
     source_kind,
 )
 

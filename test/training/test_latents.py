@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.nn.storage import remove_stale
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset
 from vjepa_ac_planner.training.latents import LatentCache, encoder_key
-from vjepa_ac_planner.training.shards import Shard, remove_stale
+from vjepa_ac_planner.training.shards import Shard
 from vjepa_ac_planner.world_model import WorldModel
 
 

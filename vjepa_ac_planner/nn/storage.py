@@ -11,8 +11,9 @@ import json
 import math
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from torch import Tensor
 from vjepa_ac_planner.errors import CheckpointError
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+_STALE_S = 3600.0
+"""No file takes this long to write: older unfinished ones were left by a process that was killed [s]."""
 
 
 @dataclass(frozen=True)
@@ -134,4 +137,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is renamed, or was never made
+            temporary.unlink()
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what :func:`replacing` has left in a folder where its process was killed."""
+    for path in folder.glob(".*.tmp"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # another process was quicker

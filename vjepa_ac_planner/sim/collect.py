@@ -7,7 +7,6 @@ resizes camera images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -19,32 +18,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from vjepa_ac_planner.config import from_mapping, load_yaml, to_mapping
+from vjepa_ac_planner.config import to_mapping
 from vjepa_ac_planner.errors import ConfigError
+from vjepa_ac_planner.nn.storage import remove_stale, replacing
+from vjepa_ac_planner.preprocess import shrink
 from vjepa_ac_planner.sim.panda import PandaSim, SimConfig
 from vjepa_ac_planner.sim.play import BEHAVIOURS, CollectConfig, collect_episode
 
 
-def resize(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Square images [T, H, W, 3] to [T, size, size, 3]: bilinear without antialiasing, rounded.
-
-    At exactly half the size this is the mean of each 2x2 block.
-    """
-    import torch
-
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    small = torch.nn.functional.interpolate(
-        tensor, (size, size), mode="bilinear", align_corners=False, antialias=False
-    )
-    result: npt.NDArray[np.uint8] = (
-        small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    )
-    return result
-
-
 def collect(config: CollectConfig, out: str | Path) -> Path:
-    """Collect all episodes into a folder; shards that are already there are kept.
+    """Collect all episodes into a folder; shards that are already there, and full, are kept.
 
     The folder then holds, for each shard, ``shard-00000-images.npy`` uint8 [E, T, S, S, 3],
     ``-states.npy`` float32 [E, T, 7] as measured (training takes its actions from their differences),
@@ -60,7 +45,8 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
         The manifest's path.
 
     Raises:
-        ConfigError: the folder holds data of another configuration.
+        ConfigError: the folder holds data of another configuration, or more episodes.
+        CheckpointError: a file cannot be written.
     """
     from tqdm import tqdm
 
@@ -68,7 +54,11 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.json"
     _check_manifest(manifest, config)
-    todo = [i for i in range(_shards(config)) if not _shard_path(out, i, "states").exists()]
+    held = _check_shards(out, config)
+    _write_manifest(manifest, config, complete=False)
+    remove_stale(out)
+    # A shard that was the last one of fewer episodes is not full: it is made again.
+    todo = [i for i in range(_shards(config)) if held.get(i) != len(_shard_seeds(config, i))]
     with (
         ProcessPoolExecutor(
             min(config.processes, max(1, len(todo))),
@@ -92,8 +82,6 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
 def _worker_threads() -> None:
     # One rendering thread and one arithmetic thread per process: the processes are the parallelism.
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    import torch
-
     torch.set_num_threads(1)
 
 
@@ -120,27 +108,28 @@ def _collect_shard(config: CollectConfig, index: int, out: str) -> int:
     episodes = []
     for seed in _shard_seeds(config, index):
         episode = collect_episode(seed, config, _worker_sim(config.scene(seed)))
-        episodes.append({**episode, "images": resize(episode["images"], config.store_size)})
+        episodes.append({**episode, "images": shrunk(episode["images"], config.store_size)})
     behaviours = np.array([BEHAVIOURS.index(e["behaviour"]) for e in episodes], np.uint8)
     folder = Path(out)
+    # The states come last, and those of a shard that was not full go first: a shard counts as finished when
+    # they are there.
+    _shard_path(folder, index, "states").unlink(missing_ok=True)
     _save(_shard_path(folder, index, "images"), np.stack([e["images"] for e in episodes]))
     _save(_shard_path(folder, index, "behaviours"), behaviours)
     _save(_shard_path(folder, index, "objects"), np.stack([e["objects"] for e in episodes]))
-    # The states come last: a shard counts as finished when they are there.
     _save(_shard_path(folder, index, "states"), np.stack([e["states"] for e in episodes]))
     return len(episodes)
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    partial = _partial(path)
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         np.save(file, array)
-    os.replace(partial, path)
 
 
-def _partial(path: Path) -> Path:
-    """Where a file is written before it is complete; one name per process."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+def shrunk(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Square images [T, H, H, 3] as they are stored, [T, size, size, 3]."""
+    small: npt.NDArray[np.uint8] = shrink(torch.from_numpy(images), size).numpy()
+    return small
 
 
 def _identity(config: CollectConfig) -> dict[str, Any]:
@@ -159,7 +148,25 @@ def _check_manifest(path: Path, config: CollectConfig) -> None:
                 f"{path.parent}: holds data collected with other {', '.join(differing)}; "
                 "choose another folder, or delete this one"
             )
-    _write_manifest(path, config, complete=False)
+
+
+def _check_shards(out: Path, config: CollectConfig) -> dict[int, int]:
+    """Episodes that each shard holds, by its number; refuses more than there are to be."""
+    held = {}
+    for path in out.glob("shard-*-states.npy"):
+        try:
+            count = len(np.load(path, mmap_mode="r"))
+        except (OSError, ValueError, EOFError):
+            continue  # damaged: it is made again
+        held[int(path.name.split("-")[1])] = count
+    surplus = [index for index, count in held.items() if count > len(_shard_seeds(config, index))]
+    if surplus:
+        raise ConfigError(
+            f"{out}: holds {sum(held.values())} episodes, more than the {config.episodes} that are asked "
+            f"for (shards {', '.join(map(str, sorted(surplus)))}); ask for as many, or choose another "
+            "folder"
+        )
+    return held
 
 
 def _write_manifest(path: Path, config: CollectConfig, *, complete: bool) -> None:
@@ -177,25 +184,5 @@ def _write_manifest(path: Path, config: CollectConfig, *, complete: bool) -> Non
             "mujoco": mujoco.__version__,
         },
     }
-    partial = _partial(path)
-    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: ``python -m vjepa_ac_planner.sim.collect --out DIR``."""
-    parser = argparse.ArgumentParser(description="Collect play data in the simulator.")
-    parser.add_argument("--config", help="YAML file with the options of CollectConfig")
-    parser.add_argument("--episodes", type=int, help="number of episodes")
-    parser.add_argument("--seed", type=int, help="seed of the first episode, below 100000")
-    parser.add_argument("--processes", type=int, help="worker processes")
-    parser.add_argument("--out", required=True, help="folder to write to; finished shards are kept")
-    options = parser.parse_args(arguments)
-    mapping = load_yaml(options.config) if options.config else {}
-    given = {"episodes": options.episodes, "first_seed": options.seed, "processes": options.processes}
-    mapping.update({key: value for key, value in given.items() if value is not None})
-    collect(from_mapping(CollectConfig, mapping, options.config or "options"), options.out)
-
-
-if __name__ == "__main__":
-    main()
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=2).encode())

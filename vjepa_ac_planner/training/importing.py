@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vjepa_ac_planner.errors import InputError, PlannerError
-from vjepa_ac_planner.nn.storage import replacing
+from vjepa_ac_planner.nn.storage import remove_stale, replacing
 from vjepa_ac_planner.training.dataset import SUFFIX, write_dataset_shard
-from vjepa_ac_planner.training.shards import Shard, remove_stale
+from vjepa_ac_planner.training.shards import Shard
 from vjepa_ac_planner.training.sources import Recording, Step
 
 PART_FRAMES = 1024

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.nn.encoder import FrameEncoder
+from vjepa_ac_planner.nn.storage import remove_stale
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset, Episode
-from vjepa_ac_planner.training.shards import Shard, digest, remove_stale, write_shard
+from vjepa_ac_planner.training.shards import Shard, digest, write_shard
 
 PREPROCESSING = "1"
 """Raise when :func:`~vjepa_ac_planner.preprocess.preprocess` gives other numbers."""

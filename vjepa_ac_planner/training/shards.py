@@ -8,7 +8,6 @@ before anything is taken from it, so a damaged one is noticed.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.nn.storage import replacing
 
 _DIGEST = "digest"
-_STALE_S = 3600.0
-"""No file takes this long to write: older unfinished ones were left by a process that was killed [s]."""
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -45,16 +42,6 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, s
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as file:
         file.write(save(plain, {**about, _DIGEST: digest(plain)}))
-
-
-def remove_stale(folder: Path) -> None:
-    """Delete what writers that were killed have left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE_S:
-                path.unlink()
-        except FileNotFoundError:
-            continue  # another process was quicker
 
 
 class Shard:

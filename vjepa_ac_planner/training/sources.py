@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vjepa_ac_planner.bags.convert import Converted
@@ -24,7 +23,7 @@ from vjepa_ac_planner.bags.convert_droid import Pairing, convert_droid
 from vjepa_ac_planner.bags.convert_lerobot import LeRobotNames, convert_lerobot
 from vjepa_ac_planner.bags.reader import Bag, ResampleRules, Sample, TopicNames
 from vjepa_ac_planner.errors import InputError, PlannerError
-from vjepa_ac_planner.preprocess import centre_crop
+from vjepa_ac_planner.preprocess import shrink
 
 
 class Step(NamedTuple):
@@ -65,30 +64,6 @@ class Reading:
     """Of DROID frames and states; by index is how V-JEPA 2-AC was trained."""
     camera: str | None = None
     """Serial number of DROID's camera; None: the one on the left of the robot."""
-
-
-def shrink(images: Tensor, size: int) -> Tensor:
-    """Crop and resize frames as :func:`~vjepa_ac_planner.preprocess.preprocess` does, to whole numbers.
-
-    Args:
-        images: [B, H, W, 3] uint8.
-        size: side of the result [pixels].
-
-    Returns:
-        [B, size, size, 3] uint8; rounding moves a pixel by at most half a grey level.
-    """
-    top, left, height, width = centre_crop(images.shape[1], images.shape[2])
-    crop = images[:, top : top + height, left : left + width]
-    if crop.shape[1:3] == (size, size):
-        return crop.contiguous()
-    small = F.interpolate(
-        crop.permute(0, 3, 1, 2).float(),
-        (size, size),
-        mode="bilinear",
-        align_corners=False,
-        antialias=False,
-    )
-    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def from_bags(paths: Sequence[Path], reading: Reading) -> Iterator[Recording]:
