@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import time
@@ -153,7 +154,8 @@ def _say_summary(summary: dict[str, Any]) -> None:
         say(f"  {count:3d} {cause}")
     say(f"final error: median {summary['median_final_error_m'] * 100:.1f} cm")
     say("mean error by step [cm]: " + " ".join(f"{e * 100:.1f}" for e in summary["mean_error_by_step_m"]))
-    say(f"plan: p50 {summary['p50_plan_s'] * 1000:.0f} ms, p95 {summary['p95_plan_s'] * 1000:.0f} ms")
+    if math.isfinite(summary["p50_plan_s"]):  # the oracle plans nothing
+        say(f"plan: p50 {summary['p50_plan_s'] * 1000:.0f} ms, p95 {summary['p95_plan_s'] * 1000:.0f} ms")
 
 
 def _conclude(

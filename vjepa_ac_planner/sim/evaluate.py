@@ -17,7 +17,7 @@ import numpy as np
 
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.mpc import Episode, LoopConfig, Plans, RecedingHorizon, Step
-from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
+from vjepa_ac_planner.control.safety import SafetyLayer
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import sim_safety
@@ -39,7 +39,7 @@ class TrialResult:
     steps: int
     stop_reason: str
     plan_s: tuple[float, ...]
-    """Time of every step's planning [s]."""
+    """Time of every step's planning [s]; none for a script."""
     cause: str = ""
     """Why it failed."""
     goals_done: int = 0
@@ -63,7 +63,6 @@ def run_episode(
     *,
     goals: GoalChain | None = None,
     max_steps: int | None = None,
-    safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
     reached: Callable[[Observation], bool] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -76,7 +75,6 @@ def run_episode(
         planner: plans every step.
         goals: what to reach, and by which rules; None is the task's last goal.
         max_steps: most steps; None takes the task's.
-        safety: limits; None takes :func:`sim_safety`.
         loop: when to end.
         reached: a further reason to end: asked before every step.
         on_step: called with every finished step.
@@ -84,7 +82,7 @@ def run_episode(
     task.begin(sim)
     horizon = RecedingHorizon(
         planner,
-        SafetyLayer(safety or sim_safety()),
+        SafetyLayer(sim_safety()),
         goals or GoalChain(task.goals[-1]),
         loop or LoopConfig(),
     )
@@ -99,7 +97,6 @@ def run_trial(
     goals: GoalChain,
     *,
     max_steps: int | None = None,
-    safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
     reached: Callable[[Observation], bool] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -119,7 +116,6 @@ def run_trial(
         planner,
         goals=goals,
         max_steps=max_steps,
-        safety=safety,
         loop=loop,
         reached=reached,
         on_step=watch,
@@ -144,13 +140,12 @@ def run_trial(
 def run_oracle(sim: PandaSim, task: Task) -> TrialResult:
     """The scripted solution, judged by the same rule: what a planner can reach at most."""
     task.begin(sim)
-    before = task.error(sim)
-    steps = run(sim, task.oracle(sim))
-    after = task.error(sim)
+    errors = [task.error(sim)]
+    steps = run(sim, task.oracle(sim), lambda: errors.append(task.error(sim)))
     task.lift(sim)
     success = task.success(sim)
     reason = "" if success else "script"
-    return TrialResult(task.name, task.seed, success, (before, after), steps, "script", (), reason)
+    return TrialResult(task.name, task.seed, success, tuple(errors), steps, "script", (), reason)
 
 
 def reach_result(task: Task, episode: Episode) -> TrialResult:

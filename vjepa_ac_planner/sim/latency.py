@@ -15,8 +15,8 @@ from torch import Tensor
 from vjepa_ac_planner.control.environment import RobotStatus
 from vjepa_ac_planner.control.goals import GoalChain
 from vjepa_ac_planner.control.mpc import Episode, LoopConfig, Plans, RecedingHorizon
-from vjepa_ac_planner.control.pipeline import Foresees, Pipeline, PipelineConfig
-from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
+from vjepa_ac_planner.control.pipeline import Foresees, Pipeline
+from vjepa_ac_planner.control.safety import SafetyLayer
 from vjepa_ac_planner.planning.energy import LatentEnergy
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import sim_safety
@@ -127,9 +127,7 @@ def run_with_latency(
     look_s: float = 0.03,
     pipelined: bool = False,
     max_steps: int | None = None,
-    safety: SafetyConfig | None = None,
     loop: LoopConfig | None = None,
-    pipeline: PipelineConfig | None = None,
 ) -> tuple[Episode, Pipeline | None]:
     """One closed-loop run from a task's start, by an arm that does not wait for its planner.
 
@@ -143,9 +141,7 @@ def run_with_latency(
         look_s: time from the exposure of a frame to its latent [s].
         pipelined: plan ahead while the arm moves.
         max_steps: most steps; None takes the task's.
-        safety: limits; None takes :func:`sim_safety`.
         loop: when to end.
-        pipeline: when a plan made ahead is dropped.
 
     Returns:
         The episode, and the pipeline with what became of its plans.
@@ -153,11 +149,11 @@ def run_with_latency(
     task.begin(sim)
     world = MovingOn(sim)
     thinking = Thinking(planner, world, plan_s, look_s)
-    ahead = Pipeline(thinking, world, pipeline) if pipelined else None
+    ahead = Pipeline(thinking, world) if pipelined else None
     makes: Plans = thinking if ahead is None else ahead
     horizon = RecedingHorizon(
         makes,
-        SafetyLayer(safety or sim_safety()),
+        SafetyLayer(sim_safety()),
         GoalChain(task.goals[-1]),
         loop or LoopConfig(),
         clock=lambda: world.time,

@@ -8,6 +8,7 @@ grasp; grasped, near the place, placed) or finer (above the object, grasped, lif
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -242,12 +243,14 @@ def _with_object(
     )
 
 
-def run(sim: PandaSim, script: oracle.Script) -> int:
-    """Carry out a script to its end; returns the number of steps."""
+def run(sim: PandaSim, script: oracle.Script, on_step: Callable[[], None] | None = None) -> int:
+    """Carry out a script to its end, with a call after each step; returns the number of steps."""
     arm, steps = Guarded(sim), 0
     for target in script:
         arm.move(target)
         steps += 1
+        if on_step is not None:
+            on_step()
     return steps
 
 
