@@ -10,6 +10,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class PlannerError(Exception):
     """Base of every error raised on purpose by this package."""
 

@@ -7,7 +7,6 @@ of one.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.nn.storage import replacing
 from vjepa_ac_planner.resources import resource_folders
 from vjepa_ac_planner.types import Frame, Observation, RobotState
 
@@ -79,8 +79,11 @@ def load_problems(path: str | Path | None = None, seeds: range | None = None) ->
 
 
 def save_problems(path: str | Path, problems: Sequence[Problem]) -> None:
-    """Write problems to one file, every image compressed without loss."""
-    path = Path(path)
+    """Write problems to one file, every image compressed without loss.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     encoded = [_encoded(frame) for problem in problems for frame in (problem.frame, problem.goal)]
     fields: dict[str, Any] = {
         "images": np.concatenate(encoded),
@@ -92,13 +95,8 @@ def save_problems(path: str | Path, problems: Sequence[Problem]) -> None:
         "kinds": np.array([problem.kind for problem in problems]),
         "distances": np.array([problem.distance for problem in problems]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    try:
-        np.savez(temporary, **fields)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as file:
+        np.savez(file, **fields)
 
 
 def _problems(stored: dict[str, Any], seeds: range | None) -> Iterator[Problem]:

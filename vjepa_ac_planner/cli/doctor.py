@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, command
 from vjepa_ac_planner.cli.console import say, styled, table, write_json
-from vjepa_ac_planner.errors import PlannerError
+from vjepa_ac_planner.errors import PlannerError, first_line
 
 DETAILS = """\
 exit codes: 0 when the demo can run here, 3 when something that it needs is missing or broken.
@@ -112,7 +112,7 @@ def torch() -> Check:
         return Check(
             "torch",
             "broken",
-            f"cannot be imported: {_first_line(error)}",
+            f"cannot be imported: {first_line(error)}",
             "reinstall: pip install --force-reinstall torch transformers",
         )
     from vjepa_ac_planner.bench.device import matmul_flops, pretty_flops
@@ -127,7 +127,7 @@ def torch() -> Check:
         bfloat16 = matmul_flops(device, torch.bfloat16)
     except RuntimeError as error:
         remedy = "update the NVIDIA driver, or hide the GPU with CUDA_VISIBLE_DEVICES= (empty)"
-        return Check("torch", "broken", f"{name}: {_first_line(error)}", remedy, measured=versions)
+        return Check("torch", "broken", f"{name}: {first_line(error)}", remedy, measured=versions)
     detail = (
         f"{torch.__version__}, transformers {transformers.__version__}, {name}: "
         f"{pretty_flops(float32)} float32, {pretty_flops(bfloat16)} bfloat16"
@@ -227,10 +227,6 @@ def ros() -> Check:
         return Check("ros", "broken", f"rclpy cannot be imported: {lines[-1]}", remedy, needed=False)
     distro = os.environ.get("ROS_DISTRO", "pip wheels")
     return Check("ros", "ok", f"rclpy ({distro})", needed=False, measured={"distro": distro})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 CHECKS: dict[str, Callable[[], Check]] = {

@@ -46,13 +46,12 @@ class Filmer:
         self._show = PandaSim(fine)
         self._frames: list[Image] = []
         self._last: npt.NDArray[np.float64] | None = None
-        self._steps = 0
 
     def film(self, task: str, seed: int, path: Path) -> TrialResult:
         """Run one trial again, and write it as an animated WebP."""
         made = self._runner.task(task, seed)
         self._show.dress(made.appearance)
-        self._frames, self._last, self._steps = [], made.start, 0
+        self._frames, self._last = [], made.start
         result = self._runner.run(task, seed)
         end = "success" if result.success else f"failure: {result.cause}"
         final = self._picture(self._runner.sim.snapshot())

@@ -9,7 +9,7 @@ import platform
 import sys
 from types import ModuleType
 
-from vjepa_ac_planner.errors import MissingDependencyError
+from vjepa_ac_planner.errors import MissingDependencyError, first_line
 
 SIM_EXTRA = "pip install 'vjepa_ac_planner[sim]'"
 GL_HINT = (
@@ -62,8 +62,3 @@ def import_mujoco() -> ModuleType:
             f"set MUJOCO_GL={backend} before the first import of mujoco"
         )
     return mujoco
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the rest."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -35,7 +35,6 @@ class Kinematics:
         self._data = mujoco.MjData(model)
         self._site = model.site("link8").id
         self._jacobian = np.zeros((6, model.nv))
-        self._quat = np.zeros(4)
 
     def forward(self, q: Vector) -> tuple[Vector, Vector]:
         """Position [3] and rotation matrix [3, 3] of link8 in the base frame for joints ``q`` [7]."""

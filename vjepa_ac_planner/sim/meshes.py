@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vjepa_ac_planner.errors import MissingDependencyError
+from vjepa_ac_planner.errors import CheckpointError, MissingDependencyError
+from vjepa_ac_planner.nn.storage import replacing
 from vjepa_ac_planner.sim.gl import SIM_EXTRA
 
 LINKS = (*(f"link{i}" for i in range(8)), "hand", "finger")
@@ -143,11 +144,9 @@ def _cached(link: str, source: bytes, faces: int) -> bytes:
         pass
     data = write_stl(decimate(read_stl(source), faces))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError:
+        with replacing(path) as file:
+            file.write(data)
+    except CheckpointError:
         pass  # A read-only home costs half a second at each start, nothing more.
     return data
 

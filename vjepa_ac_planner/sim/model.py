@@ -8,10 +8,9 @@ The base frame is the world frame; the table top is z = 0.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -95,7 +94,8 @@ def build_model(
     assets["cup.stl"] = write_stl(lathe(_cup_profile()))
     textures = {"wood": wood_texture(512, 512), "stone": stone_texture(256), "cloth": cloth_texture(256)}
     for name, texture in textures.items():
-        assets[f"{name}.png"] = encode_png(texture)
+        # OpenCV writes BGR.
+        assets[f"{name}.png"] = cv2.imencode(".png", texture[..., ::-1])[1].tobytes()
     x_axis, y_axis = look_at(camera_position, camera_target)
     xml = f"""
 <mujoco model="panda_table">
@@ -217,23 +217,6 @@ def cloth_texture(size: int) -> npt.NDArray[np.uint8]:
 
 def _grey(shade: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     return np.repeat((255.0 * np.clip(shade, 0.0, 1.0)).round().astype(np.uint8)[..., None], 3, axis=2)
-
-
-def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """An uint8 RGB image [H, W, 3] as a PNG file."""
-    height, width, _ = image.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, -1)], axis=1)
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
-        + chunk(b"IEND", b"")
-    )
 
 
 def _cup_profile() -> npt.NDArray[np.float64]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vjepa_ac_planner.errors import MissingDependencyError
-from vjepa_ac_planner.sim.gl import GL_HINT, first_line
+from vjepa_ac_planner.bags.poses import quaternion_to_matrix
+from vjepa_ac_planner.errors import MissingDependencyError, first_line
+from vjepa_ac_planner.sim.gl import GL_HINT
 
 
 class Camera:
@@ -53,12 +54,7 @@ class Camera:
             points behind the camera.
         """
         position = self._model.cam_pos[self._id]
-        w, x, y, z = self._model.cam_quat[self._id]
-        rotation = np.array(
-            [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-             [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]
-        )  # fmt: skip
+        rotation = quaternion_to_matrix(np.roll(self._model.cam_quat[self._id], -1))  # w comes last
         local = (np.asarray(points, dtype=np.float64) - position) @ rotation  # x right, y up, -z ahead
         depth = np.where(local[:, 2] < 0, -local[:, 2], np.nan)
         focal = self._height / 2 / np.tan(np.radians(self._model.cam_fovy[self._id]) / 2)

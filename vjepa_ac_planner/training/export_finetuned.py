@@ -33,13 +33,12 @@ _TRAINED = {
 }
 
 
-def export_run(folder: Path, out: Path, *, name: str | None = None, force: bool = False) -> dict[str, Any]:
+def export_run(folder: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
     """Write the best weights of a run as a model folder: the plain architecture, ready to plan with.
 
     Args:
         folder: of the run.
-        out: the model folder.
-        name: of the model; None: the folder's.
+        out: the model folder, after which the model is named.
         force: write it even if it predicts held-out clips no better than copying.
 
     Returns:
@@ -71,7 +70,7 @@ def export_run(folder: Path, out: Path, *, name: str | None = None, force: bool 
     data = record["data_set"]
     description = dataclasses.replace(
         base.description,
-        name=name or out.resolve().name,
+        name=out.resolve().name,
         summary=(
             f"{base.description.name}, its predictor {_TRAINED[config.train]} on {data['hours']:.2f} h of "
             f"{data['recordings']} recordings."

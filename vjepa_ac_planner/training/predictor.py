@@ -49,14 +49,14 @@ class PredictorTraining:
 
 
 @torch.no_grad()
-def encode_frames(encoder: FrameEncoder, data: PlayData, batch: int = 256) -> Tensor:
+def encode_frames(encoder: FrameEncoder, data: PlayData) -> Tensor:
     """Latents of all frames, [E, T, N, D] in half precision (their values lie within a few units)."""
     encoder.eval()
     frames = data.images.flatten(0, 1)
     size, tokens, dim = encoder.config.image_size, encoder.config.tokens, encoder.config.dim
     latents = torch.empty(len(frames), tokens, dim, dtype=torch.float16)
-    for start in range(0, len(frames), batch):
-        part = slice(start, start + batch)
+    for start in range(0, len(frames), 256):
+        part = slice(start, start + 256)
         latents[part] = encoder(preprocess(frames[part], size)).to(torch.float16)
     return latents.unflatten(0, data.images.shape[:2])
 
