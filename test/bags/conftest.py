@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,41 @@ def drive(make, picture):
         return sorted(items, key=lambda item: item[2])
 
     return messages
+
+
+@pytest.fixture(scope="session")
+def overlapping():
+    """Writes chunks that all span the same time, each with a large message between two small ones."""
+    from vjepa_ac_planner.bags.library import need
+
+    zstd = need("zstd")
+
+    def write(path: Path, chunks: int, size: int, small: str = "/small") -> None:
+        def part(operation: int, content: bytes) -> bytes:
+            return struct.pack("<BQ", operation, len(content)) + content
+
+        def text(value: str) -> bytes:
+            return struct.pack("<I", len(value)) + value.encode()
+
+        def channel(number: int, topic: str) -> bytes:
+            return part(4, struct.pack("<HH", number, 1) + text(topic) + text("cdr") + bytes(4))
+
+        def message(number: int, time: int, data: bytes) -> bytes:
+            return part(5, struct.pack("<HIQQ", number, 0, time, time) + data)
+
+        string = b"\0\1\0\0" + text("x\0")
+        out = b"\x89MCAP0\r\n" + part(1, text("ros2") + text(""))
+        out += part(
+            3, struct.pack("<H", 1) + text("std_msgs/msg/String") + text("ros2msg") + text("string data")
+        )
+        out += channel(1, small) + channel(2, "/large")
+        for i in range(chunks):
+            plain = (
+                message(1, 1 + i, string) + message(2, 1 + i, bytes(size)) + message(1, 10**9 + i, string)
+            )
+            packed = zstd.compress(plain)
+            head = struct.pack("<QQQI", 1, 10**9 + chunks, len(plain), 0)
+            out += part(6, head + text("zstd") + struct.pack("<Q", len(packed)) + packed)
+        path.write_bytes(out)
+
+    return write

@@ -160,38 +160,8 @@ def test_paths_in_metadata_do_not_leave_the_folder(make, drive, tmp_path):
         read(bag)
 
 
-def overlapping(path, chunks: int, size: int) -> None:
-    """Chunks that all span the same time, each with a large message between two small ones."""
-    zstd = library.need("zstd")
-
-    def part(operation: int, content: bytes) -> bytes:
-        return struct.pack("<BQ", operation, len(content)) + content
-
-    def text(value: str) -> bytes:
-        return struct.pack("<I", len(value)) + value.encode()
-
-    def channel(number: int, topic: str) -> bytes:
-        return part(4, struct.pack("<HH", number, 1) + text(topic) + text("cdr") + bytes(4))
-
-    def message(number: int, time: int, data: bytes) -> bytes:
-        return part(5, struct.pack("<HIQQ", number, 0, time, time) + data)
-
-    string = b"\0\1\0\0" + text("x\0")
-    out = b"\x89MCAP0\r\n" + part(1, text("ros2") + text(""))
-    out += part(
-        3, struct.pack("<H", 1) + text("std_msgs/msg/String") + text("ros2msg") + text("string data")
-    )
-    out += channel(1, "/small") + channel(2, "/large")
-    for i in range(chunks):
-        plain = message(1, 1 + i, string) + message(2, 1 + i, bytes(size)) + message(1, 10**9 + i, string)
-        packed = zstd.compress(plain)
-        head = struct.pack("<QQQI", 1, 10**9 + chunks, len(plain), 0)
-        out += part(6, head + text("zstd") + struct.pack("<Q", len(packed)) + packed)
-    path.write_bytes(out)
-
-
 @pytest.mark.parametrize(("topics", "count"), [({"/small"}, 80), ({"/small", "/large"}, 120)])
-def test_chunks_that_overlap_are_held_in_bounded_memory(tmp_path, monkeypatch, topics, count):
+def test_chunks_that_overlap_are_held_in_bounded_memory(overlapping, tmp_path, monkeypatch, topics, count):
     monkeypatch.setattr(mcap_file, "_OPEN_BYTES", 16 << 20)
     overlapping(tmp_path / "x.mcap", 40, 4 << 20)
     assert (tmp_path / "x.mcap").stat().st_size < 20_000
