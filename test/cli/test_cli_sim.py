@@ -75,6 +75,28 @@ def test_recorded_episodes_are_bags_that_hold_the_whole_run(command, tmp_path):
     assert code == 2 and "--record: received with policy 'random'" in err
 
 
+def test_a_trial_that_is_interrupted_leaves_no_recording_in_the_way(command, tmp_path, monkeypatch):
+    """Its name would be taken when the run goes on, as the ledger does not have it."""
+    pytest.importorskip("rosbags")
+    from vjepa_ac_planner.cli import trial
+
+    base = ("sim", "eval", "--trials", 1, "--seed", 7, "--no-films")
+    base = (*base, "--out", tmp_path / "run", "--record", tmp_path / "bags")
+    run_trial = trial.run_trial
+
+    def interrupted(*args, **options):
+        run_trial(*args, **options)
+        assert [path.name for path in (tmp_path / "bags").iterdir()] == ["reach-7.mcap.partial"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "run_trial", interrupted)
+        assert command(*base)[0] == 130
+    assert not list((tmp_path / "bags").iterdir())
+    assert command(*base)[0] == 0
+    assert [path.name for path in (tmp_path / "bags").iterdir()] == ["reach-7.mcap"]
+
+
 def test_another_camera_is_seen_and_written_down(command, tmp_path, read_json):
     base = ("sim", "eval", "--trials", 1, "--seed", 7, "--policy", "random")
     out = tmp_path / "lab"

@@ -119,6 +119,11 @@ class RunRecorder:
         self._write_goals()
         self._bag.close()
 
+    def discard(self) -> None:
+        """Stop, and leave no file: the run will be made again under this name."""
+        self._bag.abandon()
+        self._bag.partial.unlink(missing_ok=True)
+
     def __enter__(self) -> RunRecorder:
         return self
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
@@ -36,10 +38,19 @@ _runners: list[Runner] = []
 
 def _start(job: Job, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The parent, which is interrupted too, ends this process; and once only, so that a trial under way can
+    # be cleared away.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     # The processes are the parallelism: one rendering thread each.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(threads)
     _runners.append(Runner(job))
+
+
+def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _end_with_parent() -> None:

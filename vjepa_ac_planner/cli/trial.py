@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -141,11 +141,11 @@ class Runner:
                 recorder.end(episode.final)
         return result
 
-    def _recorder(
-        self, task: Task, goals: GoalChain, seed: int
-    ) -> AbstractContextManager[RunRecorder | None]:
+    @contextmanager
+    def _recorder(self, task: Task, goals: GoalChain, seed: int) -> Iterator[RunRecorder | None]:
         if self._job.record is None or self._planner is None:
-            return nullcontext()
+            yield None
+            return
         from vjepa_ac_planner.bags.record import RunRecorder
         from vjepa_ac_planner.bags.records import RunInfo
 
@@ -153,8 +153,13 @@ class Runner:
         run = RunInfo.of(self._planner, weights, seed, task=task.name, task_seed=task.seed)
         path = self._job.record / f"{task.name}-{task.seed}.mcap"
         recorder = RunRecorder(path, run, base_frame="panda_link0")
-        recorder.goals(goals.goals)
-        return recorder
+        try:
+            recorder.goals(goals.goals)
+            yield recorder
+            recorder.close()
+        except BaseException:
+            recorder.discard()  # the trial does not count, and is made again
+            raise
 
     def _policy(self, task: Task) -> Plans:
         if self._planner is not None:
