@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +19,6 @@ from vjepa_ac_planner.sim.evaluate import (
     run_oracle,
     run_trial,
     summarise,
-    wilson_interval,
 )
 from vjepa_ac_planner.sim.panda import WORKSPACE, PandaSim
 from vjepa_ac_planner.sim.protocol import PROTOCOLS, Protocol, goal_chain, loop_config, max_steps
@@ -172,14 +170,3 @@ def test_summary_counts_the_end_and_not_the_best_moment() -> None:
 def test_no_seeds_is_an_error() -> None:
     with pytest.raises(ConfigError, match="seeds: received none"):
         summarise([], 12)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    # Reference values: Brown, Cai and DasGupta (2001) formula, computed independently.
-    [(98, 100, 0.9300, 0.9945), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634)],
-)
-def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
-    found = wilson_interval(successes, trials)
-    assert found == pytest.approx((low, high), abs=2e-4)
-    assert not any(map(math.isnan, found))
