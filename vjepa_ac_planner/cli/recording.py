@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import torch
 
-from vjepa_ac_planner import __version__, geometry
+from vjepa_ac_planner import geometry
+from vjepa_ac_planner.cli.page import slices, versions
 from vjepa_ac_planner.control.mpc import Episode, Step
-from vjepa_ac_planner.planning.landscape import energy_landscape
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.preprocess import as_seen
 from vjepa_ac_planner.report.records import EpisodeRow, Image, Landscape, Report, StepRecord
@@ -22,11 +19,10 @@ from vjepa_ac_planner.sim.model import TCP_OFFSET
 from vjepa_ac_planner.sim.panda import PandaSim
 from vjepa_ac_planner.sim.safety import STEP_SECONDS
 from vjepa_ac_planner.sim.tasks import REACHED, Task
-from vjepa_ac_planner.types import ACTION_NAMES, FloatArray
+from vjepa_ac_planner.types import FloatArray
 
 PICTURE = 640
 """Size of the report's pictures [pixels]; the model sees smaller ones."""
-PLANES = (("dx", "dy"), ("dy", "dz"))
 
 
 class Recorder:
@@ -95,7 +91,7 @@ class Recorder:
             timings=_timings(episode),
             limits=description.limits or "",
             command=command,
-            versions=_versions(planner),
+            versions=versions(planner, MuJoCo="mujoco"),
         )
 
     def film(self, between: int = 4) -> list[Image]:
@@ -149,33 +145,15 @@ class Recorder:
         goal = self._task.goal_states[-1][:3]
         ways = [goal - step.observation.state.position for step in episode.steps]
         near = next((i for i, way in enumerate(ways) if i and np.abs(way).max() < bound), None)
-        maps = []
+        maps: list[Landscape] = []
         for index in [0] if near is None else [0, near]:
             step = episode.steps[index]
             if step.plan is None:
                 continue
             score = planner.energy(step.observation, step.goal)
             away = 100 * float(np.linalg.norm(ways[index]))
-            truth = ways[index] * min(1.0, bound / np.abs(ways[index]).max())
-            for axes in PLANES:
-                i, j = (ACTION_NAMES.index(axis) for axis in axes)
-                slice_ = energy_landscape(
-                    score,
-                    axes,
-                    span=bound,
-                    base=torch.tensor(step.plan.actions, dtype=torch.float32),
-                    device=planner.world_model.device,
-                )
-                maps.append(
-                    Landscape(
-                        title=f"Step {index + 1}, {away:.0f} cm away: {axes[0]} and {axes[1]}",
-                        axes=axes,
-                        span=bound,
-                        energies=slice_.energies,
-                        chosen=(float(step.plan.action[i]), float(step.plan.action[j])),
-                        truth=(float(truth[i]), float(truth[j])),
-                    )
-                )
+            where = f"Step {index + 1}, {away:.0f} cm away"
+            maps += slices(planner, score, step.plan, ways[index], where)
         return tuple(maps)
 
 
@@ -201,23 +179,4 @@ def _timings(episode: Episode) -> dict[str, tuple[float, float]]:
     return {
         stage: (float(np.median(values)), float(np.percentile(values, 95)))
         for stage, values in by_stage.items()
-    }
-
-
-def _versions(planner: Planner) -> dict[str, str]:
-    model = planner.world_model
-    device = (
-        torch.cuda.get_device_name(model.device)
-        if model.device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    return {
-        "vjepa_ac_planner": __version__,
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": importlib.metadata.version("transformers"),
-        "MuJoCo": importlib.metadata.version("mujoco"),
-        "NumPy": np.__version__,
-        "OpenCV": cv2.__version__,
-        "device": device,
     }

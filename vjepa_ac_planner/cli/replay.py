@@ -297,7 +297,8 @@ def _over_all(
     out: Path,
 ) -> dict[str, Any]:
     """Write the page, the scores and the steps over several bags; returns the scores."""
-    from vjepa_ac_planner.cli.replay_page import BAG_COLUMNS, bag_cells, verdict_record, versions
+    from vjepa_ac_planner.cli.page import versions
+    from vjepa_ac_planner.cli.replay_page import BAG_COLUMNS, bag_cells, verdict_record
     from vjepa_ac_planner.cli.replay_run import asked_thresholds, missed_thresholds, summary_record
     from vjepa_ac_planner.replay.scores import score
     from vjepa_ac_planner.replay.verdict import judge
@@ -323,7 +324,7 @@ def _over_all(
         columns=BAG_COLUMNS,
         bags=tuple(rows),
         command=setup.command,
-        versions=versions(setup.planner),
+        versions=versions(setup.planner, rosbags="rosbags"),
     )
     with replacing(out / "report.html") as temporary:
         temporary.write_text(render_summary(page), encoding="utf-8")

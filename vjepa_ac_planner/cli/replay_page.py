@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from vjepa_ac_planner import __version__
-from vjepa_ac_planner.planning.landscape import energy_landscape
+from vjepa_ac_planner.cli.page import slices
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.preprocess import as_seen
 from vjepa_ac_planner.replay import verdict as words
@@ -22,13 +18,12 @@ from vjepa_ac_planner.replay.recording import Survey
 from vjepa_ac_planner.replay.scores import moving
 from vjepa_ac_planner.report.records import Image, Landscape
 from vjepa_ac_planner.report.replay_records import FilmFrame, ScoreRow, Verdict, View
-from vjepa_ac_planner.types import ACTION_NAMES, Frame
+from vjepa_ac_planner.types import Frame
 
 FRAMES = 24
 """Most pictures of the film strip."""
 WIDTH = 480
 """Of a picture on the page, at most [pixels]."""
-PLANES = (("dx", "dy"), ("dy", "dz"))
 
 
 class Film:
@@ -61,7 +56,10 @@ class Film:
         if moment.sample.index in self._shown:
             self.frames.append(self._frame(moment))
         if moment.sample.index in self._sliced and moment.plan is not None:
-            self.landscapes += self._slices(moment)
+            assert moment.energy is not None
+            recorded = np.zeros(7) if moment.recorded is None else moment.recorded
+            where = f"Step {moment.sample.index}"
+            self.landscapes += slices(self._planner, moment.energy, moment.plan, recorded, where)
 
     @property
     def timings(self) -> dict[str, tuple[float, float]]:
@@ -111,33 +109,6 @@ class Film:
             planned=None if plan is None else plan.action,
             goal=self._goal,
         )
-
-    def _slices(self, moment: Moment) -> list[Landscape]:
-        assert moment.plan is not None and moment.energy is not None
-        span = self._planner.config.search.xyz
-        recorded = np.zeros(7) if moment.recorded is None else moment.recorded
-        truth = recorded * min(1.0, span / max(float(np.abs(recorded[:3]).max()), 1e-9))
-        maps = []
-        for axes in PLANES:
-            i, j = (ACTION_NAMES.index(axis) for axis in axes)
-            found = energy_landscape(
-                moment.energy,
-                axes,
-                span=span,
-                base=torch.tensor(moment.plan.actions, dtype=torch.float32),
-                device=self._planner.world_model.device,
-            )
-            maps.append(
-                Landscape(
-                    title=f"Step {moment.sample.index}: {axes[0]} and {axes[1]}",
-                    axes=axes,
-                    span=span,
-                    energies=found.energies,
-                    chosen=(float(moment.plan.action[i]), float(moment.plan.action[j])),
-                    truth=(float(truth[i]), float(truth[j])),
-                )
-            )
-        return maps
 
 
 def shrunk(image: Image) -> Image:
@@ -330,26 +301,6 @@ def bag_cells(scores: Mapping[str, Any]) -> tuple[str, ...]:
 BAG_COLUMNS = (
     "signs", "cosine", "energy rank", "surprise", "refused", "steps", "compared", "plan p50 [ms]",
 )  # fmt: skip
-
-
-def versions(planner: Planner) -> dict[str, str]:
-    """What took part, and the machine."""
-    device = planner.world_model.device
-    machine = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    return {
-        "vjepa_ac_planner": __version__,
-        "Python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": importlib.metadata.version("transformers"),
-        "rosbags": importlib.metadata.version("rosbags"),
-        "NumPy": np.__version__,
-        "OpenCV": cv2.__version__,
-        "device": machine,
-    }
 
 
 def _in_motion(found: Survey) -> list[int]:

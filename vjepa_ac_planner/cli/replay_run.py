@@ -18,7 +18,8 @@ import numpy as np
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.bags.reader import Bag, ResampleRules, TopicNames
 from vjepa_ac_planner.cli.console import write_json
-from vjepa_ac_planner.cli.replay_page import Film, verdict_record, versions
+from vjepa_ac_planner.cli.page import versions
+from vjepa_ac_planner.cli.replay_page import Film, verdict_record
 from vjepa_ac_planner.config import to_mapping
 from vjepa_ac_planner.control.limits import MotionLimits
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
@@ -198,7 +199,7 @@ def summary_record(setup: Setup, scores: dict[str, Any]) -> dict[str, Any]:
         "step_seconds": setup.step_seconds,
         "thresholds": to_mapping(setup.thresholds),
         "command": setup.command,
-        "versions": versions(setup.planner),
+        "versions": versions(setup.planner, rosbags="rosbags"),
     }
 
 
@@ -253,7 +254,7 @@ def _page(
         timings=film.timings,
         limits=description.limits or "",
         command=setup.command,
-        versions=versions(setup.planner),
+        versions=versions(setup.planner, rosbags="rosbags"),
     )
 
 
