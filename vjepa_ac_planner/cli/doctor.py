@@ -216,14 +216,14 @@ def ros() -> Check:
         return Check("ros", "absent", "rclpy not found", remedy, needed=False)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", "import rclpy"], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", "import rclpy.event_handler"], capture_output=True, text=True, timeout=60
         )
     except subprocess.TimeoutExpired:
         detail, remedy = "importing rclpy took more than 60 s", "try again when the machine has less to do"
         return Check("ros", "broken", detail, remedy, needed=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        remedy = "source the ROS installation first, or install an RMW: pip install 'ros-rclpy[fastrtps]'"
+        remedy = "source ROS 2 Jazzy or later first, or install an RMW: pip install 'ros-rclpy[fastrtps]'"
         return Check("ros", "broken", f"rclpy cannot be imported: {lines[-1]}", remedy, needed=False)
     distro = os.environ.get("ROS_DISTRO", "pip wheels")
     return Check("ros", "ok", f"rclpy ({distro})", needed=False, measured={"distro": distro})

@@ -31,11 +31,11 @@ class GripperConfig:
 
     backend: Literal["none", "grasp", "gripper_command", "float_array"] = "none"
     """none: never moved. grasp: franka_msgs actions Grasp and Move. gripper_command: control_msgs action
-    GripperCommand, position half the width. float_array: std_msgs/Float64MultiArray, 0 closed .. 1 open,
-    as CRISP takes it; follows continuously."""
+    GripperCommand, position half the width. float_array: std_msgs/Float64MultiArray, 0 closed .. 1 open, as
+    CRISP's adapter of the Franka hand takes it; follows continuously."""
     name: str | None = None
     """Where it listens: the namespace of the actions ``grasp`` and ``move`` (franka_gripper, fr3_gripper or
-    panda_gripper, by release of franka_ros2), the GripperCommand action, or the topic of the array. null
+    panda_gripper, by driver and release), the GripperCommand action, or the topic of the array. null
     takes what is usual for the backend."""
     finger_joints: tuple[str, ...] = ("panda_finger_joint1", "panda_finger_joint2")
     """Joints in the gripper's joint states whose positions add up to its width."""
