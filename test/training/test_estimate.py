@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
-from vjepa_ac_planner.training import estimate
-from vjepa_ac_planner.training.finetune import FinetuneConfig, Objective, adapt_as
-from vjepa_ac_planner.training.throughput import forward_flops, measure
+from vjepa_ac_planner.training import estimate, finetune
+from vjepa_ac_planner.training.finetune import FinetuneConfig, Objective, adapt_as, judged_bytes
+from vjepa_ac_planner.training.throughput import forward_flops, measure, time_micro_batch
 from vjepa_ac_planner.training.trainable import checkpoint_activations
 
 CONFIG = PredictorConfig(latent_dim=48, dim=36, depth=5, heads=3, grid=(3, 3))
@@ -48,6 +51,43 @@ def really_kept(config: FinetuneConfig) -> int:
 def test_activations_are_counted_as_autograd_keeps_them(options) -> None:
     config = FinetuneConfig(**{"micro_batch": 2, "batch": 14, **options})
     assert estimate.activation_bytes(config, CONFIG) == pytest.approx(really_kept(config), rel=0.02)
+
+
+def test_layer_norms_are_counted_in_float32_as_a_gpu_computes_them(monkeypatch) -> None:
+    config = FinetuneConfig(micro_batch=2, batch=14, precision="bfloat16")
+    counted, on_a_cpu = estimate.activation_bytes(config, CONFIG), really_kept(config)
+    norm = torch.nn.functional.layer_norm
+
+    def on_a_gpu(x, *args, **kwargs):
+        with torch.autocast("cpu", enabled=False):
+            return norm(x.float(), *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "layer_norm", on_a_gpu)
+    assert counted == pytest.approx(really_kept(config), rel=0.02)
+    assert counted > 1.1 * on_a_cpu
+
+
+def test_held_out_clips_are_counted_as_the_judge_keeps_them() -> None:
+    frames = finetune._CLIPS * finetune._FRAMES
+    assert judged_bytes(CONFIG) == torch.zeros(frames, 9, 48, dtype=torch.bfloat16).nbytes
+    config = FinetuneConfig()
+    with_judge, without = (estimate.memory(config, CONFIG, judged=judged) for judged in (True, False))
+    assert (with_judge.judged, without.judged) == (judged_bytes(CONFIG), 0)
+    assert with_judge.total > without.total + with_judge.judged
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_timing_leaves_nothing_alive(checkpointed) -> None:
+    config = FinetuneConfig(clip_length=3, micro_batch=1, batch=1, checkpoint_activations=checkpointed)
+    predictor = ActionConditionedPredictor(CONFIG)
+    weight = weakref.ref(predictor.blocks[0].mlp.up.weight)
+    gc.disable()  # what a collector must find is there until it happens to look
+    try:
+        assert time_micro_batch(config, predictor, torch.device("cpu")) > 0
+        del predictor
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_checkpointing_and_bfloat16_keep_less() -> None:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
-from vjepa_ac_planner.training.finetune import FinetuneConfig
+from vjepa_ac_planner.training.finetune import FinetuneConfig, judged_bytes
 from vjepa_ac_planner.training.losses import prediction_loss
 from vjepa_ac_planner.training.trainable import adapt
 
@@ -38,15 +40,18 @@ class MemoryEstimate:
     optimiser: int
     activations: int
     """Of one micro-batch, at the end of the forward pass."""
+    judged: int = 0
+    """Latents of the clips that are judged by, at most."""
 
     @property
     def total(self) -> int:
         """With what allocators need beyond it."""
-        return round(_RESERVE * (self.weights + self.gradients + self.optimiser + self.activations))
+        trained = self.weights + self.gradients + self.optimiser
+        return round(_RESERVE * (trained + self.activations + self.judged))
 
 
-def memory(config: FinetuneConfig, predictor: PredictorConfig) -> MemoryEstimate:
-    """Of training on one device."""
+def memory(config: FinetuneConfig, predictor: PredictorConfig, *, judged: bool = False) -> MemoryEstimate:
+    """Of training on one device, and of what judges the result there."""
     with torch.device("meta"):
         model = ActionConditionedPredictor(predictor)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -56,6 +61,7 @@ def memory(config: FinetuneConfig, predictor: PredictorConfig) -> MemoryEstimate
         gradients=4 * trained,
         optimiser=8 * trained,
         activations=activation_bytes(config, predictor),
+        judged=judged_bytes(predictor) if judged else 0,
     )
 
 
@@ -158,10 +164,22 @@ def _kept_bytes(config: FinetuneConfig, predictor: PredictorConfig, depth: int, 
         z = torch.zeros(clips, frames, predictor.tokens, predictor.latent_dim)
         states, actions = torch.zeros(clips, frames, 7), torch.zeros(clips, frames - 1, 7)
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        with _counting(weights) as sizes, config.autocast(torch.device("cpu")):
+        with _counting(weights) as sizes, config.autocast(torch.device("cpu")), _Float32Norms():
             loss = prediction_loss(model, z, states, actions, config.rollout_steps)
         del loss
     return sum(sizes.values())
+
+
+class _Float32Norms(TorchFunctionMode):
+    """Layer norms in float32, as a GPU's autocast computes them; a CPU's computes them in bfloat16."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.layer_norm:
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(args[0].float(), *args[1:], **(kwargs or {}))
 
 
 @contextmanager

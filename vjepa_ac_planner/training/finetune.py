@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vjepa_ac_planner.config import check_ranges, ranged, to_mapping
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
-from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor
+from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
 from vjepa_ac_planner.nn.storage import StoredTensor, replacing, write_safetensors
 from vjepa_ac_planner.training.data import Trajectories, rewrap_roll
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset
@@ -244,6 +244,11 @@ def adapt_as(config: FinetuneConfig, predictor: ActionConditionedPredictor) -> d
         scales=config.scales,
         seed=config.loop.seed,
     )
+
+
+def judged_bytes(predictor: PredictorConfig) -> int:
+    """Most that a :class:`Judge` keeps on its device: the latents of all its clips."""
+    return 2 * _CLIPS * _FRAMES * predictor.tokens * predictor.latent_dim
 
 
 class Judge:

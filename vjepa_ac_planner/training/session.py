@@ -159,7 +159,7 @@ class Session:
 
     def _check_memory(self, description: ModelDescription) -> dict[str, Any]:
         config, unit = self.request.config, estimate.GB
-        needed = estimate.memory(config, description.predictor)
+        needed = estimate.memory(config, description.predictor, judged=True)
         free = estimate.available_memory(self.device)
         parts = ", ".join(
             f"{name} {size / unit:.2f}"
@@ -168,6 +168,7 @@ class Session:
                 ("gradients", needed.gradients),
                 ("AdamW", needed.optimiser),
                 (f"{config.micro_batch} clips", needed.activations),
+                ("held-out clips", needed.judged),
             )
         )
         left = "" if free is None else f"; {free / unit:.1f} GB are free"

@@ -6,7 +6,6 @@ Whatever is trained, :func:`finish` leaves the plain architecture with plain wei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import ConfigError, MissingDependencyError
+from vjepa_ac_planner.nn.layers import Block, RopeTable
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
 from vjepa_ac_planner.training.predictor import start_from_copy
 from vjepa_ac_planner.training.scaling import InputScales, fold_scales, unfold_scales
@@ -118,8 +118,16 @@ def checkpoint_activations(predictor: ActionConditionedPredictor) -> None:
     A step takes about a third longer and needs a fraction of the memory; the result is the same.
     """
     for block in predictor.blocks:
+        block.__class__ = _Checkpointed  # a forward of its own would refer to the block, and keep it alive
+
+
+class _Checkpointed(Block):
+    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None = None) -> Tensor:
         # Nothing in a block draws from chance, so no state of it need be kept.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        found: Tensor = checkpoint(
+            super().forward, x, rope, mask, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
 
 
 def _add_lora(predictor: ActionConditionedPredictor, rank: int, alpha: int, seed: int) -> None:
