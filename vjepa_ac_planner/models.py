@@ -31,7 +31,7 @@ class Source:
     checkpoint: str | None = None
     """URL of the published checkpoint."""
     huggingface: str | None = None
-    """Hugging Face id of the encoder alone."""
+    """Hugging Face id of the encoder alone, which need not be the one that the predictor knows."""
     code: str | None = None
     """URL of the code, paper or command that made the weights."""
 

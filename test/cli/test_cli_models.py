@@ -44,6 +44,25 @@ def test_convert_then_verify(command, mini, tmp_path, read_json):
     assert read_json(tmp_path / "v.json")["ok"] is True
 
 
+def test_a_predictor_alone_takes_its_encoder_from_elsewhere(command, mini, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from vjepa_ac_planner.nn.checkpoint import read_weights
+
+    held = {name: stored.read().clone() for name, stored in read_weights(GOLDEN).items()}
+    save_file({n: t for n, t in held.items() if n.startswith("encoder.")}, tmp_path / "hf.safetensors")
+    published = torch.load(GOLDEN, weights_only=True)
+    torch.save({"predictor": published["predictor"]}, tmp_path / "predictor.pt")
+    options = ["--encoder", tmp_path / "hf.safetensors", "--out", tmp_path / "mini.safetensors"]
+    code, _, err = command("models", "convert", mini, tmp_path / "predictor.pt", *options)
+    assert (code, err) == (0, "") and command("models", "verify", mini)[0] == 0
+
+    save_file({n: -t for n, t in held.items() if n.startswith("encoder.")}, tmp_path / "hf.safetensors")
+    code, _, err = command("models", "convert", mini, GOLDEN, *options)
+    assert code == 0 and "warning: the encoder of" in err and "is not the one in" in err
+
+
 def test_verify_fails_on_a_damaged_file(command, mini, tmp_path, read_json):
     out = tmp_path / "mini.safetensors"
     command("models", "convert", mini, GOLDEN, "--out", out)

@@ -119,6 +119,35 @@ def test_the_encoder_of_a_hugging_face_folder(tmp_path: Path, sharded: bool) -> 
     assert torch.equal(converted["predictor.embed.weight"], direct["predictor.embed.weight"])
 
 
+def test_another_encoder_than_its_own_is_told(published: dict[str, Any], tmp_path: Path) -> None:
+    own = {
+        name: stored.read().clone()
+        for name, stored in checkpoint.read_weights(PUBLISHED).items()
+        if name.startswith("encoder.")
+    }
+    save_file(own, tmp_path / "own.safetensors")
+    save_file({name: 1.01 * tensor for name, tensor in own.items()}, tmp_path / "other.safetensors")
+    target = tmp_path / "model.safetensors"
+
+    def note(source: Path, encoder: str) -> str:
+        return checkpoint.convert(
+            source, target, ENCODER, PREDICTOR, encoder_source=tmp_path / f"{encoder}.safetensors"
+        )
+
+    assert note(PUBLISHED, "own") == ""
+    assert note(target, "own") == ""  # rounded to bfloat16 it is the same one
+    told = note(PUBLISHED, "other")
+    assert "other.safetensors is not the one in" in told and "leave out --encoder to keep it" in told
+
+    # Without an encoder of its own there is nothing to compare; and none is an error where none is given.
+    alone = saved(tmp_path, {"predictor": published["predictor"]})
+    assert note(alone, "own") == "" and load(target).keys() == load(PUBLISHED).keys()
+    with pytest.raises(CheckpointError, match=r"expected a dict .* received \['predictor'\]"):
+        checkpoint.convert(alone, target, ENCODER, PREDICTOR)
+    with pytest.raises(CheckpointError, match=r"received \['encoder'\]"):
+        note(saved(tmp_path, {"encoder": published["encoder"]}), "own")
+
+
 def test_save_model_and_what_it_refuses(tmp_path: Path) -> None:
     from vjepa_ac_planner.models import find_model
 

@@ -19,6 +19,10 @@ Only tensors that the model uses are kept, one at a time, so little memory is ne
 11.8 GB becomes 2.6 GB in bfloat16. Files that hold anything but tensors are refused: reading them could run
 code. The result appears only when complete, in your own model folder unless --out says otherwise.
 
+--encoder is for a predictor that comes without its encoder. facebook/vjepa2-vitg-fpc64-256 on Hugging Face
+is the encoder as it was trained; V-JEPA 2-AC was trained on latents of its running average, target_encoder,
+which the published file holds. The two are not the same: prefer the published one.
+
 examples:
   vjepa-ac models convert vjepa2-ac-vitg ~/Downloads/vjepa2-ac-vitg.pt
   vjepa-ac models convert vjepa2-ac-vitg predictor.pt --encoder ~/vjepa2-vitg-fpc64-256 --dtype float32
@@ -41,7 +45,10 @@ def add_parser(commands: Any) -> None:
         "source", metavar="FILE", type=Path, help="published checkpoint (.pt) or safetensors"
     )
     convert.add_argument(
-        "--encoder", metavar="PATH", type=Path, help="take the encoder from Hugging Face weights"
+        "--encoder",
+        metavar="PATH",
+        type=Path,
+        help="take the encoder from Hugging Face weights; see below why not",
     )
     convert.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(default: %(default)s)"
@@ -122,7 +129,7 @@ def run_convert(args: argparse.Namespace) -> int:
     target = args.out or user_folder() / description.weights
     say(f"Converting {args.source} to {args.dtype} ...")
     begin = time.perf_counter()
-    checkpoint.convert(
+    note = checkpoint.convert(
         args.source,
         target,
         description.encoder,
@@ -131,6 +138,8 @@ def run_convert(args: argparse.Namespace) -> int:
         args.encoder,
     )
     say(f"{target}: {target.stat().st_size / 1e9:.2f} GB in {time.perf_counter() - begin:.0f} s")
+    if note:
+        complain(f"vjepa-ac: warning: {note}")
     return 0
 
 

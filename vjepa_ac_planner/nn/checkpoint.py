@@ -30,6 +30,8 @@ from vjepa_ac_planner.nn.storage import (
 )
 
 Weights = Mapping[str, StoredTensor]
+_COMPARED = 24
+"""Most tensors of two encoders that are compared; they lie in all its layers."""
 
 # Published name -> ours, tried in order on a key stripped of its wrappers.
 _ENCODER_NAMES = (
@@ -60,20 +62,28 @@ def build(
         return FrameEncoder(encoder).eval(), ActionConditionedPredictor(predictor).eval()
 
 
-def read_weights(path: Path) -> dict[str, StoredTensor]:
+def read_weights(path: Path, *, with_encoder: bool = True) -> dict[str, StoredTensor]:
     """Weights of a model file, lazily: ours (``.safetensors``) or as published (``.pt``, ``.pth``).
+
+    Args:
+        path: the file.
+        with_encoder: see :func:`read_published`.
 
     Raises:
         CheckpointError: the file is missing, truncated, unsafe or something else.
     """
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_published(path)
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_published(path, with_encoder)
 
 
-def read_published(path: Path) -> dict[str, StoredTensor]:
+def read_published(path: Path, with_encoder: bool = True) -> dict[str, StoredTensor]:
     """Encoder and predictor of a checkpoint in the published layout, under our names, lazily.
 
     The file is mapped, not read: its optimizer state and the like cost nothing. Left out are the stray
     ``pos_embed`` that some files hold and ``extrinsics_encoder``, which the released model never calls.
+
+    Args:
+        path: the file.
+        with_encoder: whether it must hold the encoder; else that may be missing.
 
     Raises:
         CheckpointError: missing, truncated, with code in it, or not of this layout.
@@ -81,7 +91,8 @@ def read_published(path: Path) -> dict[str, StoredTensor]:
     checkpoint = _torch_load(path)
     weights: dict[str, StoredTensor] = {}
     for part in ("encoder", "predictor"):
-        state = checkpoint.get(part) if isinstance(checkpoint, dict) else None
+        absent = {} if part == "encoder" and not with_encoder else None
+        state = checkpoint.get(part, absent) if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             found = list(checkpoint) if isinstance(checkpoint, dict) else type(checkpoint).__name__
             raise CheckpointError(
@@ -185,7 +196,7 @@ def convert(
     predictor: PredictorConfig,
     dtype: torch.dtype = torch.bfloat16,
     encoder_source: Path | None = None,
-) -> None:
+) -> str:
     """Strip a published checkpoint to the weights that are used: about 2.6 of its 11.8 GB in bfloat16.
 
     Streamed tensor by tensor: beside the mapped source, one tensor is in memory at a time.
@@ -196,17 +207,38 @@ def convert(
         encoder: architecture of the encoder.
         predictor: architecture of the predictor.
         dtype: bfloat16 (what the model computes in on a GPU) or float32.
-        encoder_source: Hugging Face weights to take the encoder from instead.
+        encoder_source: Hugging Face weights to take the encoder from instead; the source then needs none.
+
+    Returns:
+        What a user should know: that the encoder taken is not the one that the source holds; else "".
 
     Raises:
         CheckpointError: the source cannot be used, or the target cannot be written.
     """
-    weights = read_weights(source)
+    weights, note = read_weights(source, with_encoder=encoder_source is None), ""
     if encoder_source is not None:
+        taken = read_huggingface_encoder(encoder_source)
+        note = _other_encoder(taken, weights, encoder_source, source)
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("encoder.")}
-        weights = {**read_huggingface_encoder(encoder_source), **weights}
+        weights = {**taken, **weights}
     check(weights, encoder, predictor, str(source))
     write_safetensors(target, weights, dtype, {"format": "pt", "source": source.name})
+    return note
+
+
+def _other_encoder(taken: Weights, held: Weights, encoder_source: Path, source: Path) -> str:
+    """Whether an encoder is another than the one beside the predictor, told by some tensors of both."""
+    both = [name for name in taken if name in held and taken[name].shape == held[name].shape]
+    some = both[:: -(-len(both) // _COMPARED)] if both else []
+    # As bfloat16, since either may have been stored as that.
+    differ = [n for n in some if not torch.equal(*(w[n].read().bfloat16() for w in (taken, held)))]
+    if not differ:
+        return ""
+    return (
+        f"the encoder of {encoder_source} is not the one in {source}: {len(differ)} of {len(some)} tensors "
+        f"compared differ, such as {differ[0]}. The predictor was trained on latents of the latter; leave "
+        "out --encoder to keep it"
+    )
 
 
 def save_model(
