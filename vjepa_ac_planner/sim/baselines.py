@@ -89,9 +89,9 @@ class PixelOracleModel:
     """A "world model" whose latent is the image itself, and whose prediction is the simulation.
 
     It knows the true outcome of every action, contact included: a second simulation is put into the
-    state of the real one, carries the actions out, and is rendered. No learned pixel predictor can do
-    better, so this is an upper bound for energies in pixel space; it is far too slow to plan many
-    candidates.
+    state of the real one, carries the actions out, and is rendered. No learned predictor can know
+    more of what will be seen; what is left is the energy in pixel space and the search. It is far too slow
+    to plan many candidates.
 
     Args:
         imagination: a simulation of its own, with the camera and look of the real one.
