@@ -123,6 +123,16 @@ class TestDroid:
                 assert shows(sample.observation.frame.image, step)
                 np.testing.assert_allclose(sample.observation.state.vector, states()[step], atol=1e-9)
 
+    def test_steps_can_be_counted_as_the_published_loader_does(self, tmp_path):
+        write_droid(tmp_path / "raw")
+        (result,) = convert_droid(tmp_path / "raw", tmp_path / "out", "11", "index", 15)
+        assert (result.steps, result.frames) == (2, 2)
+        with Bag.open(result.path) as bag:
+            found = list(bag.samples(1.0))
+        for step, sample in zip((0, 15), found, strict=True):
+            assert shows(sample.observation.frame.image, step)
+            np.testing.assert_allclose(sample.observation.state.vector, states()[step], atol=1e-9)
+
     def test_a_second_run_does_nothing_again(self, tmp_path):
         write_droid(tmp_path / "raw" / "one")
         (first,) = convert_droid(tmp_path / "raw", tmp_path / "out")

@@ -29,6 +29,15 @@ def play(tmp_path):
     return folder
 
 
+def test_a_stride_that_is_not_the_model_s_step_is_refused(command, tmp_path) -> None:
+    wanted = ("train", "import", tmp_path, "--out", tmp_path / "data", "--kind", "droid")
+    code, _, err = command(*wanted, "--stride", 15)
+    assert code == 2 and "--stride: received 15, which are steps of 1 s in DROID" in err
+    assert "allowed 4, or a --model whose description says step_seconds: 1, with --step 1" in err
+    code, _, err = command(*wanted, "--stride", 4)
+    assert code == 2 and "no trajectory.h5" in err  # 4 of 15 a second are near enough to 0.25 s
+
+
 def test_from_recordings_to_a_model_that_plans(command, read_json, play, tmp_path, images) -> None:
     data, run, model = tmp_path / "data", tmp_path / "run", tmp_path / "mine"
     code, out, err = command("train", "import", play, "--out", data, "--json", tmp_path / "import.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -343,6 +344,13 @@ def test_droid_episodes_and_one_that_is_corrupt(tmp_path) -> None:
     )
     colours = data.shards[0].read("images")[:, 16, 16].numpy().astype(int)
     assert all(np.abs(colour - picture(2 * i)[0, 0]).mean() < 6 for i, colour in enumerate(colours))
+
+    # Counted, and a step of the model near enough to that many frames: every one that was counted.
+    counted, report = replace(READING, stride=5, step_seconds=0.6), Report()
+    recordings = from_droid(tmp_path / "raw", counted, tmp_path / "work")
+    list(import_recordings(recordings, tmp_path / "counted", 0.6, report))
+    states = Dataset.open(tmp_path / "counted").episodes[0].states
+    np.testing.assert_allclose(states[:, 0], [state(n)[0] for n in (0, 5, 10, 15)], atol=1e-6)
 
 
 def test_a_source_that_is_not_there(tmp_path) -> None:

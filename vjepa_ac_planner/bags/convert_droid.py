@@ -17,12 +17,18 @@ the robot's the middle of the read-out (its own ``robot_timestamp`` is on the cl
 a frame is paired with the state nearest to its exposure, some 40 ms before the step that it came with.
 V-JEPA 2-AC was trained on frames and states paired by index instead, which ``pairing="index"`` gives:
 frames then carry the stamp of their step's state.
+
+Its published loader (``app/vjepa_droid/droid.py``) counts frames: every ``ceil(rate of the MP4 / 4)``-th.
+These files say 60 frames per second and were grabbed at 15 Hz (droid-dataset/droid, issue 13), so that is
+every 15th, about 1 s apart and not 0.25 s (facebookresearch/vjepa2, issue 183; whether the released weights
+were trained on files that say so is not known). ``stride=15`` gives these.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,11 +40,17 @@ from vjepa_ac_planner.bags.video import video_frames
 from vjepa_ac_planner.errors import BagError, PlannerError
 
 Pairing = Literal["time", "index"]
+RATE_HZ = 15.0
+"""At which frames were grabbed, about; the MP4 files say 60 [Hz]."""
 _MILLI = 1_000_000
 
 
 def convert_droid(
-    source: str | Path, out: str | Path, camera: str | None = None, pairing: Pairing = "time"
+    source: str | Path,
+    out: str | Path,
+    camera: str | None = None,
+    pairing: Pairing = "time",
+    stride: int = 1,
 ) -> Iterator[Converted]:
     """Convert every episode below a folder; those that were converted before are left alone.
 
@@ -48,6 +60,7 @@ def convert_droid(
         camera: serial number of the camera; None takes the one on the robot's left if the metadata name
             it, else the first one that is not on the wrist.
         pairing: stamp frames with their exposure (``time``), or with their step's state (``index``).
+        stride: keep every so-manieth step only, beginning with the first.
 
     Yields:
         What became of each episode; one that cannot be converted has a ``problem``, and the rest go on.
@@ -68,13 +81,13 @@ def convert_droid(
             result.existed = True
         else:
             try:
-                _convert(folder, result, camera, pairing)
+                _convert(folder, result, camera, pairing, stride)
             except PlannerError as error:
                 result.problem = str(error)
         yield result
 
 
-def _convert(folder: Path, result: Converted, camera: str | None, pairing: Pairing) -> None:
+def _convert(folder: Path, result: Converted, camera: str | None, pairing: Pairing, stride: int) -> None:
     h5py = need("h5py")
     try:
         with h5py.File(folder / "trajectory.h5", "r") as file:
@@ -88,10 +101,12 @@ def _convert(folder: Path, result: Converted, camera: str | None, pairing: Pairi
                 "camera": serial,
                 "ee_frame": "panda_link8",
                 "pairing": pairing,
+                "stride": stride,
                 "task": _plain(file.attrs.get("current_task", "")),
                 "success": _plain(file.attrs.get("success", None)),
             }
-            write_episode(result, about, _moments(file, serial, video, result, pairing))
+            moments = _moments(file, serial, video, result, pairing)
+            write_episode(result, about, islice(moments, None, None, stride))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BagError(f"{result.source}: trajectory.h5 cannot be read ({error})") from error
 

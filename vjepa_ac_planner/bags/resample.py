@@ -7,8 +7,8 @@ The rules, in order:
    before on its topic, and a message that comes more than ``window_s`` late.
 2. The first sample is the first frame that is *usable*: it decodes, and pose and gripper are there.
 3. The next sample is the usable frame nearest to one period after the previous sample, and at most
-   ``tolerance`` of a period from there. So a 15 Hz camera sampled at 4 Hz gives every 4th frame, as at
-   training, at an even pace; the pace is the camera's, not the clock's.
+   ``tolerance`` of a period from there. So a 15 Hz camera sampled at 4 Hz gives every 4th frame, at an
+   even pace; the pace is the camera's, not the clock's.
 4. If there is none, that is a *gap*: the next usable frame begins a new segment. Actions are differences
    within a segment only.
 5. The pose of a frame is the message nearest to it in time, at most ``max_skew_s`` away; the gripper is the

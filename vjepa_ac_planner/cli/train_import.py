@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, command
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command
 from vjepa_ac_planner.cli.bag import add_reading, reading
 from vjepa_ac_planner.cli.console import complain, say, write_json
 from vjepa_ac_planner.errors import InputError
@@ -14,6 +14,7 @@ from vjepa_ac_planner.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vjepa_ac_planner.models import ModelDescription
     from vjepa_ac_planner.training.sources import Reading, Recording
 
 KINDS = ("bags", "droid", "lerobot", "play")
@@ -28,6 +29,7 @@ off is read again. DIR/import.json says what became of each recording. Exit code
 examples:
   vjepa-ac train import recordings/ --out my-data --model vjepa2-ac-vitg --pose-frame hand_tcp
   vjepa-ac train import droid_raw/1.0.1/AUTOLab --out my-data --model vjepa2-ac-vitg
+  vjepa-ac train import droid_raw/1.0.1/AUTOLab --out droid-1s --model vitg-1s.yaml --step 1 --stride 15
   vjepa-ac train import runs/play --out my-data --model panda-sim
 """
 
@@ -54,6 +56,13 @@ def add_parser(train: Any) -> None:
         help="DROID: frame and state of one step belong together, as the model was trained, or by time of "
         "exposure (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stride",
+        type=at_least(1),
+        metavar="N",
+        help="DROID: take every Nth frame, as counted; the published loader takes every 15th, about 1 s "
+        "apart (default: by time, a step of the model apart)",
+    )
     parser.add_argument("--camera", metavar="NAME", help="DROID: serial number; LeRobot: feature")
     parser.add_argument("--pose-feature", metavar="FEATURE", help="LeRobot: vector with the pose")
     parser.add_argument("--gripper-feature", metavar="FEATURE", help="LeRobot: vector with the gripper")
@@ -78,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
             f"--step: received {args.step} s, model {description.name!r} takes {description.step_seconds} s"
         )
     topics, rules = reading(args)
-    how = Reading(description.image_size, args.step, topics, rules, args.pairing, args.camera)
+    stride = 1 if args.stride is None else _stride(args, description)
+    how = Reading(description.image_size, args.step, topics, rules, args.pairing, args.camera, stride)
     report = Report()
     for result in import_recordings(_recordings(args, how), args.out, args.step, report):
         if result.existed:
@@ -99,6 +109,21 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, report.plain())
     finish(report, args.out)
     return 0
+
+
+def _stride(args: argparse.Namespace, description: ModelDescription) -> int:
+    """The stride asked for, if steps so long are the model's."""
+    from vjepa_ac_planner.bags.convert_droid import RATE_HZ
+
+    stride, seconds = int(args.stride), args.stride / RATE_HZ
+    if abs(seconds - args.step) > args.tolerance * args.step:
+        raise InputError(
+            f"--stride: received {stride}, which are steps of {seconds:.2g} s in DROID (about {RATE_HZ:g} "
+            f"frames a second), and a step of model {description.name!r} is {args.step:g} s; allowed "
+            f"{max(1, round(args.step * RATE_HZ))}, or a --model whose description says step_seconds: "
+            f"{seconds:.2g}, with --step {seconds:.2g} (see docs/fine-tune.md, How long is a step?)"
+        )
+    return stride
 
 
 def _recordings(args: argparse.Namespace, how: Reading) -> Iterator[Recording]:

@@ -91,7 +91,7 @@ def read_published(path: Path, with_encoder: bool = True) -> dict[str, StoredTen
     checkpoint = _torch_load(path)
     weights: dict[str, StoredTensor] = {}
     for part in ("encoder", "predictor"):
-        absent = {} if part == "encoder" and not with_encoder else None
+        absent: dict[str, Any] | None = {} if part == "encoder" and not with_encoder else None
         state = checkpoint.get(part, absent) if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             found = list(checkpoint) if isinstance(checkpoint, dict) else type(checkpoint).__name__

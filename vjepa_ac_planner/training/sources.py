@@ -64,6 +64,8 @@ class Reading:
     """Of DROID frames and states; by index is how V-JEPA 2-AC was trained."""
     camera: str | None = None
     """Serial number of DROID's camera; None: the one on the left of the robot."""
+    stride: int = 1
+    """Of DROID only every so-manieth step is read, as counted, before sampling by time."""
 
 
 def from_bags(paths: Sequence[Path], reading: Reading) -> Iterator[Recording]:
@@ -85,7 +87,10 @@ def from_droid(source: Path, reading: Reading, work: Path) -> Iterator[Recording
         BagError: no episode there.
         MissingDependencyError: the ``convert`` extra is not installed.
     """
-    results = convert_droid(source, _own(work, source), reading.camera, reading.pairing)
+    own = _own(work, source)
+    if reading.stride > 1:
+        own /= f"every-{reading.stride}"  # apart from what was left by a stop with another stride
+    results = convert_droid(source, own, reading.camera, reading.pairing, reading.stride)
     yield from _converted(results, source, reading)
 
 
