@@ -36,7 +36,7 @@ class World:
 def record(tmp_path, make_planner, safety, walk):
     """Drives the small world to a goal, with a recorder; returns the file."""
 
-    def make(pipelined=False, **options):
+    def make(pipelined=False, device="cpu", **options):
         planner = make_planner(**options)
         path = tmp_path / "run.mcap"
         seen = walk([[0.02, 0.03, 0.01]] * 10).observations
@@ -48,6 +48,7 @@ def record(tmp_path, make_planner, safety, walk):
             planner=json.loads(json.dumps(RunInfo.of(planner).planner)),
             seed=40,
             step_seconds=0.25,
+            device=device,
             extra={"pipelined": pipelined},
         )
         with RunRecorder(path, run) as recorder:
@@ -111,6 +112,18 @@ def test_plans_of_a_pipelined_run_are_not_compared(record, point_model):
         found = check_identical(bag, point_model, SHA)
     assert (found.equal, found.different) == (0, 0)
     assert "searched for before their frame was seen (pipelined)" in str(found)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("optimiser", ["cem", "gradient", "hybrid"])
+def test_plans_by_gradients_are_compared_but_on_a_gpu(record, point_model, device, optimiser):
+    with Bag.open(record(device=device, optimiser=optimiser)) as bag:
+        found = check_identical(bag, point_model, SHA)
+    if device == "cpu" or optimiser == "cem":
+        assert found.all_equal
+        return
+    assert (found.equal, found.different) == (0, 0) and not found.all_equal
+    assert "6 by gradients on a GPU, which come out otherwise every time" in str(found)
 
 
 def test_a_bag_of_another_origin_has_nothing_to_compare(tmp_path, point_model):

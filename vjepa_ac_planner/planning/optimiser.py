@@ -57,7 +57,8 @@ class Optimiser(Protocol):
         Args:
             score: [K, H, 7] -> [K]; an energy that is not finite counts as the worst.
             space: axes, bounds, horizon and device of the search.
-            generator: source of all randomness; same seed, same device, same answer.
+            generator: source of all randomness; same seed, same device, same answer. (Not where gradients
+                are followed on a GPU: its attention does not sum them in one order.)
             noise: [I, K, H, A] standard normal noise over the searched axes to use instead, for tests.
             init_mean: [H, 7] centre of the first proposal; None is 0.
             deadline: on the optimiser's clock (``time.monotonic`` unless given) [s]. At least one

@@ -14,7 +14,7 @@ from vjepa_ac_planner.bags.records import PlanRecord
 from vjepa_ac_planner.config import from_mapping
 from vjepa_ac_planner.control.mpc import carried_out
 from vjepa_ac_planner.errors import PlannerError
-from vjepa_ac_planner.planning.planner import Planner, PlanningModel
+from vjepa_ac_planner.planning.planner import DESCENDING, Planner, PlanningModel
 from vjepa_ac_planner.planning.presets import PlannerConfig
 from vjepa_ac_planner.types import Frame, Goal, Observation, Plan, RobotState
 
@@ -77,8 +77,8 @@ def check_identical(
     """Make every recorded plan again from the recorded frame, state, goal, seed and configuration.
 
     The plans of another model cannot be compared, those that stopped at a deadline or were cancelled
-    depend on the clock, and those of a pipelined run were searched for before their frame was seen; they
-    are counted as not made again.
+    depend on the clock, those of a pipelined run were searched for before their frame was seen, and
+    gradients on a GPU do not come out twice; they are counted as not made again.
 
     Args:
         bag: the recording.
@@ -99,7 +99,11 @@ def check_identical(
     if bag.run.extra.get("pipelined"):
         reason = "searched for before their frame was seen (pipelined)"
         return Identical(len(records), 0, 0, {reason: len(records)} if records else {}, 0.0, note)
-    planner = Planner(model, from_mapping(PlannerConfig, bag.run.planner, "recorded configuration"))
+    config = from_mapping(PlannerConfig, bag.run.planner, "recorded configuration")
+    if config.optimiser in DESCENDING and any("cuda" in str(d) for d in (bag.run.device, model.device)):
+        reason = "by gradients on a GPU, which come out otherwise every time"
+        return Identical(len(records), 0, 0, {reason: len(records)} if records else {}, 0.0, note)
+    planner = Planner(model, config)
     goals = _goals(bag, records)
     skipped: dict[str, int] = {}
     equal = different = 0
