@@ -83,7 +83,7 @@ def test_each_driver_has_topics_of_its_own():
 
 def test_what_the_first_hour_says_of_each_controller_is_a_profile():
     text = (Path(__file__).parents[2] / "docs" / "first-hour.md").read_text(encoding="utf-8")
-    limits, crisp, servo = (changed("fr3", yaml.safe_load(block)) for block in YAML.findall(text))
+    crisp, servo, limits = (changed("fr3", yaml.safe_load(block)) for block in YAML.findall(text))
     assert limits.safety.limits.max_speed == 0.05
     assert (crisp.topics.ee_pose, crisp.topics.robot_state) == ("current_pose", None)
     assert crisp.gripper.target == "gripper/gripper_position_controller/commands"
