@@ -7,7 +7,19 @@ a machine that lacks something (3).
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
+
+
+_PACKAGES = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "numpy": "numpy",
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+    "safetensors": "safetensors",
+}
+"""Modules that everything needs, and what pip calls them."""
 
 
 def first_line(error: BaseException) -> str:
@@ -69,3 +81,14 @@ class DeviceMemoryError(PlannerError):
     """The device ran out of memory even for the smallest chunk of work."""
 
     exit_code = 3
+
+
+def missing_package(error: ModuleNotFoundError) -> MissingDependencyError | None:
+    """The same as one of ours, with what to install; None where the missing module is not one we depend on.
+
+    A colcon workspace installs the package without what it needs.
+    """
+    package = _PACKAGES.get(error.name or "")
+    if package is None:
+        return None
+    return MissingDependencyError(f"{error.name} is not installed ({sys.executable}): pip install {package}")

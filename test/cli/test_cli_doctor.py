@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -58,3 +61,58 @@ def test_a_ros_installation_that_hangs_is_broken(monkeypatch):
     monkeypatch.setattr(doctor.subprocess, "run", hang)
     check = doctor.ros()
     assert (check.status, check.needed) == ("broken", False) and "60 s" in check.detail and check.remedy
+
+
+def without(module, folder, *arguments):
+    """Run ``vjepa-ac`` where ``module`` is not installed."""
+    (folder / f"{module}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{module}'\", name='{module}')"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "vjepa_ac_planner", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "checks"),
+    [
+        ("torch", "torch", ("python", "torch", "models", "weights")),
+        ("transformers", "transformers", ("torch",)),
+        ("cv2", "opencv-python-headless", ("models",)),
+        ("numpy", "numpy", ("models",)),
+        ("yaml", "pyyaml", ("models", "weights")),
+    ],
+)
+def test_a_missing_package_is_a_finding(module, package, checks, tmp_path):
+    done = without(module, tmp_path, "doctor", "--only", *checks)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert f"{module} is not installed" in done.stdout and f"-> pip install {package}" in done.stdout
+    assert all(f"\n  {name} " in f"\n{done.stdout}" for name in checks)
+
+
+@pytest.mark.skipif(find_spec("mujoco") is None, reason="needs the sim extra")
+def test_a_renderer_without_a_package_is_not_told_to_install_opengl(tmp_path):
+    done = without("torch", tmp_path, "doctor", "--only", "gl")
+    assert done.returncode == 3 and "-> pip install torch" in done.stdout and "apt-get" not in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("models", "list"), ("plan", "--image", "a.png", "--goal", "b.png")])
+def test_other_commands_say_what_to_install(arguments, tmp_path):
+    extra = ("--state", "0,0,0,0,0,0,0") if arguments[0] == "plan" else ()
+    done = without("torch", tmp_path, *arguments, *extra)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("vjepa-ac: error: torch is not installed (")
+    assert done.stderr.endswith("): pip install torch\n")
+
+
+def test_what_a_franka_needs_is_told(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    code, text, _ = command("doctor", "--only", "franka", "weights")
+    assert code == 0 and "franka_msgs not found" in text and "frankarobotics/franka_ros2" in text
+    assert "models convert vjepa2-ac-vitg FILE" in text
+    assert text.endswith("All needed checks passed.\n")

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vjepa_ac_planner.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,6 +88,8 @@ def set_options(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: not OPTION=VALUE, a value that is not YAML, or options within one that has a value.
     """
+    import yaml
+
     options: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, command
 from vjepa_ac_planner.cli.console import say, styled, table, write_json
-from vjepa_ac_planner.errors import PlannerError, first_line
+from vjepa_ac_planner.errors import PlannerError, first_line, missing_package
 
 DETAILS = """\
 exit codes: 0 when the demo can run here, 3 when something that it needs is missing or broken.
@@ -23,6 +24,8 @@ examples:
   vjepa-ac doctor
   vjepa-ac doctor --only gl models --json doctor.json
 """
+
+PUBLISHED = "vjepa2-ac-vitg"
 
 Status = Literal["ok", "absent", "broken"]
 
@@ -62,17 +65,33 @@ def run(args: argparse.Namespace) -> int:
     """Run the checks one after another, printing each as it is known."""
     checks = []
     for name in args.only or CHECKS:
-        checks.append(CHECKS[name]())
+        checks.append(_checked(name))
         say(_line(checks[-1]))
     broken = [check for check in checks if check.needed and check.status != "ok"]
     say()
+    passed = "All checks passed" if all(check.status == "ok" for check in checks) else "All needed checks passed"
     if broken:
         say(styled(f"The demo cannot run here yet: {', '.join(check.name for check in broken)}.", "red"))
     else:
-        say(styled("Everything that was checked and that the demo needs works.", "green"))
+        say(styled(f"{passed}." if args.only else f"{passed}: the demo can run here.", "green"))
     if args.json:
         write_json(args.json, {"ok": not broken, "checks": [asdict(check) for check in checks]})
     return 3 if broken else 0
+
+
+def _checked(name: str) -> Check:
+    """One check; one that cannot be made for want of a package is a finding too."""
+    try:
+        return CHECKS[name]()
+    except PlannerError:
+        raise
+    except (ImportError, OSError) as error:  # OSError: a shared library of an installed package
+        needed = name not in OPTIONAL
+        missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None:
+            what, _, remedy = str(missing).partition(": ")
+            return Check(name, "absent", what, remedy, needed)
+        return Check(name, "broken", f"cannot be checked: {first_line(error)}", "reinstall that package", needed)
 
 
 def _line(check: Check) -> str:
@@ -109,6 +128,8 @@ def torch() -> Check:
         import torch
         import transformers
     except Exception as error:  # a broken installation fails in ways of its own
+        if isinstance(error, ModuleNotFoundError) and missing_package(error):
+            raise
         return Check(
             "torch",
             "broken",
@@ -186,6 +207,8 @@ def gl() -> Check:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1] if lines else f"the renderer ended with code {done.returncode}"
+        if module := re.fullmatch(r"ModuleNotFoundError: No module named '(\w+)'", reason):
+            raise ModuleNotFoundError(reason, name=module[1])
         remedy = GL_HINT.partition(": ")[2]
         reason = reason.rpartition("MissingDependencyError: ")[2].replace(f": {remedy}", "")
         return Check("gl", "broken", reason, f"Debian, Ubuntu: {remedy}")
@@ -229,6 +252,36 @@ def ros() -> Check:
     return Check("ros", "ok", f"rclpy ({distro})", needed=False, measured={"distro": distro})
 
 
+def franka() -> Check:
+    """The messages of Franka's driver: the arm's mode and errors come in them."""
+    if importlib.util.find_spec("franka_msgs") is None:
+        remedy = (
+            "only for a Franka: source a workspace with franka_msgs of frankarobotics/franka_ros2, or set "
+            "topics.robot_state: null in the robot's profile"
+        )
+        return Check("franka", "absent", "franka_msgs not found", remedy, needed=False)
+    return Check("franka", "ok", "franka_msgs", needed=False)
+
+
+def weights() -> Check:
+    """The published model, which acts on a real arm; the demo has a small one of its own."""
+    from vjepa_ac_planner.models import find_model
+
+    try:
+        files = find_model(PUBLISHED)
+    except PlannerError as error:
+        remedy = "fetch the repository again, with its models/ folder"
+        return Check("weights", "broken", str(error), remedy, needed=False)
+    if files.weights is None:
+        remedy = (
+            f"only for a real arm: download {files.description.source.checkpoint} (11.8 GB), then "
+            f"`vjepa-ac models convert {PUBLISHED} FILE`"
+        )
+        return Check("weights", "absent", f"{PUBLISHED} has no weights", remedy, needed=False)
+    where = str(files.weights)
+    return Check("weights", "ok", f"{PUBLISHED}: {where}", needed=False, measured={"file": where})
+
+
 CHECKS: dict[str, Callable[[], Check]] = {
     "python": python,
     "torch": torch,
@@ -236,4 +289,8 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "gl": gl,
     "models": models,
     "ros": ros,
+    "franka": franka,
+    "weights": weights,
 }
+OPTIONAL = ("ros", "franka", "weights")
+"""Those that the demo does not need."""

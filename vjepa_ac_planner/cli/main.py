@@ -9,7 +9,7 @@ from vjepa_ac_planner import __version__
 from vjepa_ac_planner.cli import bag, bench, demo, doctor, models, plan, problems, replay, ros, sim, train
 from vjepa_ac_planner.cli.arguments import INTERRUPTED
 from vjepa_ac_planner.cli.console import complain
-from vjepa_ac_planner.errors import PlannerError
+from vjepa_ac_planner.errors import PlannerError, missing_package
 
 EPILOG = """\
 exit codes:
@@ -46,16 +46,25 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    A :class:`PlannerError` becomes one line on standard error and its own exit code; anything else is
-    a defect of ours and keeps its traceback.
+    A :class:`PlannerError`, or a missing package, becomes one line on standard error and its own exit code;
+    anything else is a defect of ours and keeps its traceback.
     """
     args = build_parser().parse_args(argv)
     try:
         code: int = args.handler(args)
     except PlannerError as error:
-        complain(f"vjepa-ac: error: {' '.join(str(error).split())}")
-        return error.exit_code
+        return _failed(error)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        return _failed(missing)
     except KeyboardInterrupt:
         complain("vjepa-ac: interrupted")
         return INTERRUPTED
     return code
+
+
+def _failed(error: PlannerError) -> int:
+    complain(f"vjepa-ac: error: {' '.join(str(error).split())}")
+    return error.exit_code
