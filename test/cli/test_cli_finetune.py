@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("accelerate")
@@ -36,6 +37,23 @@ def test_a_stride_that_is_not_the_model_s_step_is_refused(command, tmp_path) -> 
     assert "allowed 4, or a --model whose description says step_seconds: 1, with --step 1" in err
     code, _, err = command(*wanted, "--stride", 4)
     assert code == 2 and "no trajectory.h5" in err  # 4 of 15 a second are near enough to 0.25 s
+
+
+@pytest.mark.parametrize(
+    ("device", "code", "says"),
+    [
+        ("banana", 2, "received 'banana', allowed 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        ("meta", 2, "received 'meta', allowed 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        ("cuda:93", 3, "cuda:93 is not there"),
+        ("cuda", 3, "cuda is not there"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(command, tmp_path, device, code, says) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is there")
+    where = ("--data", tmp_path, "--out", tmp_path / "run", "--device", device)
+    got, _, err = command("train", "finetune", *where)
+    assert got == code and err.startswith("vjepa-ac: error: device: ") and says in err
 
 
 def test_from_recordings_to_a_model_that_plans(command, read_json, play, tmp_path, images) -> None:

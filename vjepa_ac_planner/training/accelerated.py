@@ -6,15 +6,18 @@ started by ``accelerate launch``; nothing here starts any.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from vjepa_ac_planner.errors import MissingDependencyError
+from vjepa_ac_planner.errors import InputError, MissingDependencyError
 from vjepa_ac_planner.training.loop import LoopConfig, Stage
+from vjepa_ac_planner.world_model import choose_device
 
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for one another: one may have more frames to encode."""
@@ -32,10 +35,11 @@ def make_accelerator(device: str) -> Any:
     """The ``accelerate.Accelerator`` of this process; it knows of the others from the launcher.
 
     Args:
-        device: ``auto`` or ``cuda`` for what accelerate finds, ``cpu`` to stay on it.
+        device: ``auto`` for what accelerate finds, ``cpu``, ``cuda``, or, for one process, ``cuda:N``.
 
     Raises:
-        MissingDependencyError: accelerate is not installed.
+        InputError: another device, or one GPU for several processes.
+        MissingDependencyError: accelerate is not installed, or CUDA is asked for and not there.
     """
     try:
         from accelerate import Accelerator, InitProcessGroupKwargs
@@ -43,6 +47,13 @@ def make_accelerator(device: str) -> Any:
         raise MissingDependencyError(
             "fine-tuning needs accelerate: pip install 'vjepa_ac_planner[training]'"
         ) from error
+    chosen = torch.device("cpu") if device == "auto" else choose_device(device)
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device: received {device!r}, allowed 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if chosen.type == "cuda" and chosen.index is not None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(f"device: received {device!r} for several processes; allowed 'auto' or 'cuda'")
+        torch.cuda.set_device(chosen)  # accelerate takes the current one
     # Precision is the objective's own matter.
     return Accelerator(
         mixed_precision="no",
