@@ -16,7 +16,7 @@ PACKAGE = "vjepa_ac_planner"
 ROOT = Path(vjepa_ac_planner.__file__).parent
 
 LAYERS = (
-    {"errors", "types", "config", "geometry", "resources", "statistics"},
+    {"errors", "types", "config", "geometry", "outputs", "resources", "statistics"},
     {"nn"},
     {"models", "preprocess", "world_model"},
     {"planning"},

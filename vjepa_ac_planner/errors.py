@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from typing import ClassVar
 
-
 _PACKAGES = {
     "torch": "torch",
     "transformers": "transformers",
@@ -91,4 +90,5 @@ def missing_package(error: ModuleNotFoundError) -> MissingDependencyError | None
     package = _PACKAGES.get(error.name or "")
     if package is None:
         return None
-    return MissingDependencyError(f"{error.name} is not installed ({sys.executable}): pip install {package}")
+    text = f"{error.name} is not installed ({sys.executable}): pip install {package}"
+    return MissingDependencyError(text)

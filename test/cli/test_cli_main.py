@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -69,6 +72,81 @@ def test_bad_usage_is_2(arguments, command):
     code, out, err = command(*arguments)
     assert code == 2 and not out
     assert "error: " in err and "usage: " in err
+
+
+STATE = "0.5,0,0.4,3.14,0,0,0"
+FILES = [
+    ("sim", "eval", "--json"),
+    ("sim", "oracle", "--json"),
+    ("sim", "table", "none.json", "--into"),
+    ("plan", "--image", "a", "--goal", "b", "--state", STATE, "--json"),
+    ("bag", "info", "none", "--json"),
+    ("bench", "--json"),
+    ("bench", "--plot"),
+    ("doctor", "--json"),
+    ("models", "list", "--json"),
+    ("problems", "curve", "--json"),
+    ("problems", "curve", "--plot"),
+    ("problems", "make", "--out"),
+    ("demo", "--gif"),
+]
+FOLDERS = [
+    ("demo", "--out"),
+    ("replay", "none", "--out"),
+    ("sim", "eval", "--out"),
+    ("sim", "eval", "--record"),
+    ("bag", "convert", "droid", "none", "--out"),
+    ("train", "import", "none", "--out"),
+    ("train", "collect", "--out"),
+    ("train", "export", "--out"),
+    ("train", "finetune", "--data", "none", "--out"),
+    ("train", "realign", "--data", "none", "--out", "x", "--run"),
+    ("train", "probe", "--data", "none", "--test", "none", "--out"),
+]
+
+
+@pytest.mark.parametrize("arguments", FILES, ids=" ".join)
+@pytest.mark.parametrize("place", ["folder", "below a file", "/proc/x/y.json"])
+def test_an_output_file_is_refused_before_the_work(arguments, place, command, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = {"folder": tmp_path, "below a file": tmp_path / "file" / "x.json"}.get(place, place)
+    code, out, err = command(*arguments, path)
+    assert (code, out) == (2, "")
+    assert f"argument {arguments[-1]}: {path}: cannot be written (" in err
+    assert place != "folder" or "it is a folder, not a file" in err
+    assert place != "below a file" or f"{tmp_path / 'file'} is a file, not a folder" in err
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("arguments", FOLDERS, ids=" ".join)
+@pytest.mark.parametrize("place", ["file", "/proc/x"])
+def test_an_output_folder_is_refused_before_the_work(arguments, place, command, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" if place == "file" else place
+    code, out, err = command(*arguments, path)
+    assert (code, out) == (2, "")
+    assert f"argument {arguments[-1]}: {path}: cannot be written (" in err
+    assert place != "file" or "is a file, not a folder" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("doctor", "--only", "python"), ("models", "list")])
+def test_a_full_disk_behind_standard_output_is_said(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vjepa_ac_planner", *arguments], stdout=full, stderr=-1, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == "vjepa-ac: error: standard output cannot be written (No space left on device)\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "vjepa_ac_planner", "doctor", "--only", "python"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=-1, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 FAMILY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]

@@ -47,6 +47,13 @@ def test_a_place_that_cannot_be_written_says_so(tmp_path):
         write_json(tmp_path / "file" / "record.json", {})
 
 
+def test_what_became_a_folder_meanwhile_is_not_replaced(tmp_path):
+    path = tmp_path / "record.json"
+    with pytest.raises(InputError, match=r"record\.json: cannot be written"), replacing(path):
+        path.mkdir()
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
 def test_columns_line_up():
     lines = table([["a", "1"], ["long name", "2"]], ["name", "n"]).splitlines()
     assert [line.rindex(last) for line, last in zip(lines, "n12", strict=True)] == [13, 13, 13]

@@ -21,6 +21,7 @@ from vjepa_ac_planner.bags.record import RecordTopics, to_json
 from vjepa_ac_planner.bags.records import SOURCE_TOPIC
 from vjepa_ac_planner.bags.writer import BagWriter
 from vjepa_ac_planner.errors import BagError
+from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.types import FloatArray
 
 QUALITY = 95
@@ -74,7 +75,7 @@ def write_episode(result: Converted, about: dict[str, Any], moments: Iterable[Mo
     import cv2
 
     topics = RecordTopics()
-    result.path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(result.path.parent)
     begun = False
     # Left by a conversion that was killed: it can be made again.
     result.path.with_name(result.path.name + ".partial").unlink(missing_ok=True)

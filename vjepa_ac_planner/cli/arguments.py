@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.outputs import require_file, require_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     """Where to write the machine-readable result."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} to FILE as JSON")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help=f"write {what} to FILE as JSON")
 
 
 def add_set(parser: argparse.ArgumentParser, what: str) -> None:
@@ -122,6 +123,22 @@ def at_least(low: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def output_file(text: str) -> Path:
+    """A file to write, for argparse: refused before the work, not after it."""
+    try:
+        return require_file(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def output_folder(text: str) -> Path:
+    """A folder to write into, for argparse: refused before the work, not after it."""
+    try:
+        return require_folder(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def state_vector(text: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import add_json, command, group
+from vjepa_ac_planner.cli.arguments import add_json, command, group, output_folder
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def add_parser(commands: Any) -> None:
     )
     for parser in (droid, lerobot):
         parser.add_argument("source", metavar="SRC", type=Path, help="folder")
-        parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the bags")
+        parser.add_argument(
+            "--out", metavar="DIR", type=output_folder, required=True, help="folder for the bags"
+        )
         add_json(parser, "what became of each episode")
     bench = command(bag, "bench", run_bench, "time this reader beside others on one recording")
     bench.add_argument("bag", metavar="BAG", type=Path, help="folder or file")

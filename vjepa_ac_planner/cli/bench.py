@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command
+from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command, output_file
 from vjepa_ac_planner.cli.console import replacing, say, table, write_json
 from vjepa_ac_planner.errors import InputError
 
@@ -78,7 +78,7 @@ def add_parser(commands: Any) -> None:
         "others use too",
     )
     add_json(parser, "the figures")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scaling to FILE as SVG")
+    parser.add_argument("--plot", type=output_file, metavar="FILE", help="draw the scaling to FILE as SVG")
 
 
 def run(args: argparse.Namespace) -> int:

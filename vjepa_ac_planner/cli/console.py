@@ -15,7 +15,10 @@ from typing import Any, TextIO
 
 from vjepa_ac_planner.config import json_data
 from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.outputs import make_folder, require_file
 
+READER_GONE = 141
+"""Exit code when the reader of standard output has gone: what shells give for SIGPIPE."""
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
@@ -28,9 +31,33 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
 
 
 def say(text: str = "") -> None:
-    """Write one line to standard output at once, so that piped progress is seen as it happens."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Write one line to standard output at once, so that piped progress is seen as it happens.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk.
+        SystemExit: who read it has gone, as `head` does.
+    """
+    with _standard_output():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def flush() -> None:
+    """Write what others than :func:`say` have left for standard output; it raises the same."""
+    with _standard_output():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # What is still buffered would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(READER_GONE) from error
+        raise InputError(f"standard output cannot be written ({error.strerror})") from error
 
 
 def complain(text: str) -> None:
@@ -60,11 +87,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and rename it over ``path`` when the block succeeds.
 
     Raises:
-        InputError: the folder does not exist and cannot be made, or is not writable.
+        InputError: the folder cannot be made or written into, or ``path`` is itself a folder.
     """
-    path = Path(path)
+    path = require_file(path)
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
@@ -74,8 +101,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a report is as open as any other
-        temporary.replace(path)
+        try:
+            # mkstemp makes private files; a report is as open as any other
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

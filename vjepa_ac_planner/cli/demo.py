@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_model, add_preset, at_least, command
+from vjepa_ac_planner.cli.arguments import (
+    DEFAULT_MODEL,
+    add_model,
+    add_preset,
+    at_least,
+    command,
+    output_file,
+    output_folder,
+)
 from vjepa_ac_planner.cli.console import replacing, say, styled, write_json
 from vjepa_ac_planner.cli.plan import plan_record
 
@@ -41,10 +48,10 @@ def add_parser(commands: Any) -> None:
         help="seeds in all; the first is shown in detail (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo-report"), metavar="DIR", help="(default: %(default)s)"
+        "--out", type=output_folder, default="demo-report", metavar="DIR", help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--gif", type=Path, metavar="FILE", help="also write the run as an animated picture"
+        "--gif", type=output_file, metavar="FILE", help="also write the run as an animated picture"
     )
     add_model(parser)
     add_preset(parser)

@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         say(_line(checks[-1]))
     broken = [check for check in checks if check.needed and check.status != "ok"]
     say()
-    passed = "All checks passed" if all(check.status == "ok" for check in checks) else "All needed checks passed"
+    every = all(check.status == "ok" for check in checks)
+    passed = "All checks passed" if every else "All needed checks passed"
     if broken:
         say(styled(f"The demo cannot run here yet: {', '.join(check.name for check in broken)}.", "red"))
     else:
@@ -86,12 +87,12 @@ def _checked(name: str) -> Check:
     except PlannerError:
         raise
     except (ImportError, OSError) as error:  # OSError: a shared library of an installed package
-        needed = name not in OPTIONAL
+        needed, remedy = name not in OPTIONAL, "reinstall that package"
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None:
             what, _, remedy = str(missing).partition(": ")
             return Check(name, "absent", what, remedy, needed)
-        return Check(name, "broken", f"cannot be checked: {first_line(error)}", "reinstall that package", needed)
+        return Check(name, "broken", f"cannot be checked: {first_line(error)}", remedy, needed)
 
 
 def _line(check: Check) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vjepa_ac_planner import __version__
 from vjepa_ac_planner.cli import bag, bench, demo, doctor, models, plan, problems, replay, ros, sim, train
 from vjepa_ac_planner.cli.arguments import INTERRUPTED
-from vjepa_ac_planner.cli.console import complain
+from vjepa_ac_planner.cli.console import complain, flush
 from vjepa_ac_planner.errors import PlannerError, missing_package
 
 EPILOG = """\
@@ -49,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     A :class:`PlannerError`, or a missing package, becomes one line on standard error and its own exit code;
     anything else is a defect of ours and keeps its traceback.
     """
-    args = build_parser().parse_args(argv)
     try:
+        try:
+            args = build_parser().parse_args(argv)
+        finally:  # of --help
+            flush()
         code: int = args.handler(args)
     except PlannerError as error:
         return _failed(error)

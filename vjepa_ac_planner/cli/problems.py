@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command, group
+from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command, group, output_file
 from vjepa_ac_planner.cli.console import say, table, write_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
     """Add ``problems`` and what belongs to it."""
     problems = group(commands, "problems", "compare optimisers on stored planning problems")
     make = command(problems, "make", run_make, "make planning problems in the simulator", MAKE)
-    make.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write (.npz)")
+    make.add_argument("--out", type=output_file, required=True, metavar="FILE", help="file to write (.npz)")
     make.add_argument(
         "--tuning", type=at_least(1), default=45, metavar="N", help="for choosing (default: %(default)s)"
     )
@@ -71,7 +71,7 @@ def add_parser(commands: Any) -> None:
     curve.add_argument("--reference", default="paper", metavar="PRESET", help="(default: %(default)s)")
     curve.add_argument("--with-reference", action="store_true", help="run the reference too, and compare")
     curve.add_argument("--seed", type=at_least(0), default=0, help="of the searches (default: %(default)s)")
-    curve.add_argument("--plot", type=Path, metavar="FILE", help="write the chart to FILE as SVG")
+    curve.add_argument("--plot", type=output_file, metavar="FILE", help="write the chart to FILE as SVG")
     add_json(curve, "the curve")
 
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_model, add_preset, at_least, command
+from vjepa_ac_planner.cli.arguments import (
+    DEFAULT_MODEL,
+    add_model,
+    add_preset,
+    at_least,
+    command,
+    output_folder,
+)
 from vjepa_ac_planner.cli.console import complain, replacing, say, styled, write_json
 from vjepa_ac_planner.errors import InputError, PlannerError
 
@@ -51,7 +58,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="recordings, or folders of them")
     parser.add_argument(
-        "--out", type=Path, default=Path("replay-report"), metavar="DIR", help="(default: %(default)s)"
+        "--out", type=output_folder, default="replay-report", metavar="DIR", help="(default: %(default)s)"
     )
     parser.add_argument(
         "--goal", action="append", metavar="GOAL", help="what to plan for; may be repeated (default: last)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli import ros_soak
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, group
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, group, output_file
 from vjepa_ac_planner.cli.console import replacing, say, styled, write_json
 from vjepa_ac_planner.cli.ros_processes import START_SECONDS, join_domain, require_ros, running
 from vjepa_ac_planner.errors import InputError
@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
     table.add_argument("--robot", default="fr3", help="whose defaults (default: %(default)s)")
     table.add_argument(
         "--into",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="put the table between the marks <!-- parameters --> and <!-- /parameters --> of FILE",
     )

@@ -15,6 +15,8 @@ from vjepa_ac_planner.cli.arguments import (
     at_least,
     command,
     group,
+    output_file,
+    output_folder,
 )
 from vjepa_ac_planner.cli.console import complain, say, write_json
 from vjepa_ac_planner.cli.scene import add_scene
@@ -78,7 +80,7 @@ def add_parser(commands: Any) -> None:
     )
     evaluate.add_argument(
         "--out",
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help="write every trial into DIR as it ends, then table2.json, table2.md and films; run again, it "
         "goes on where it was stopped",
@@ -86,7 +88,7 @@ def add_parser(commands: Any) -> None:
     evaluate.add_argument("--no-films", action="store_true", help="with --out: film nothing")
     evaluate.add_argument(
         "--record",
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help="write every trial of the planner as a bag into DIR, for `vjepa-ac replay`",
     )
@@ -107,7 +109,9 @@ def add_parser(commands: Any) -> None:
     table.add_argument(
         "results", nargs="+", metavar="[LABEL=]FILE", help="JSON files that `sim eval` wrote"
     )
-    table.add_argument("--into", type=Path, metavar="FILE", help="write the tables to FILE as Markdown")
+    table.add_argument(
+        "--into", type=output_file, metavar="FILE", help="write the tables to FILE as Markdown"
+    )
 
 
 def _add_trials(parser: argparse.ArgumentParser) -> None:

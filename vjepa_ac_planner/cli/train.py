@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli import train_finetune, train_import, train_probe, train_realign
-from vjepa_ac_planner.cli.arguments import add_json, add_set, at_least, command, group, set_options
+from vjepa_ac_planner.cli.arguments import (
+    add_json,
+    add_set,
+    at_least,
+    command,
+    group,
+    output_folder,
+    set_options,
+)
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.cli.scene import add_scene, scene_options
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
@@ -48,7 +56,7 @@ def add_parser(commands: Any) -> None:
         "--config", type=Path, metavar="FILE", help="what to collect (default: the shipped one)"
     )
     collect.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="finished parts in it are kept"
+        "--out", type=output_folder, required=True, metavar="DIR", help="finished parts in it are kept"
     )
     collect.add_argument(
         "--episodes", type=at_least(1), help="number of episodes (default: the configuration's)"
@@ -72,7 +80,7 @@ def add_parser(commands: Any) -> None:
         train, "export", run_export, "write the model folder, if its figures are good enough", STAGES
     )
     _add_run(export).add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="such as models/panda-sim"
+        "--out", type=output_folder, required=True, metavar="DIR", help="such as models/panda-sim"
     )
     export.add_argument("--force", action="store_true", help="write it whatever its figures say")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, output_folder
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.errors import CheckpointError
 
@@ -51,9 +51,14 @@ def add_parsers(train: Any) -> None:
     finetune.add_argument(
         "--test", type=Path, metavar="DIR", help="data to judge by (default: a part of --data is held back)"
     )
-    finetune.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     finetune.add_argument(
-        "--cache", type=Path, metavar="DIR", help="for latents (default: DIR of --data, in latents/)"
+        "--out", type=output_folder, required=True, metavar="DIR", help="folder of the run"
+    )
+    finetune.add_argument(
+        "--cache",
+        type=output_folder,
+        metavar="DIR",
+        help="for latents (default: DIR of --data, in latents/)",
     )
     _add_options(finetune)
     finetune.add_argument(
@@ -117,7 +122,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the arithmetic")
     parser.add_argument("--seed", type=at_least(0), metavar="S", help="of batches and new weights")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's choice)")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, output_folder
 from vjepa_ac_planner.cli.bag import add_reading, reading
 from vjepa_ac_planner.cli.console import complain, say, write_json
 from vjepa_ac_planner.errors import InputError
@@ -39,7 +39,7 @@ def add_parser(train: Any) -> None:
     parser = command(train, "import", run, "make training data of recordings", DETAILS)
     parser.add_argument("source", metavar="SOURCE", nargs="+", type=Path, help="see below")
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="folder of the training data"
+        "--out", metavar="DIR", type=output_folder, required=True, help="folder of the training data"
     )
     parser.add_argument(
         "--model",

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, add_set, at_least, command, set_options
+from vjepa_ac_planner.cli.arguments import (
+    DEFAULT_MODEL,
+    add_json,
+    add_set,
+    at_least,
+    command,
+    output_folder,
+    set_options,
+)
 from vjepa_ac_planner.cli.console import say, table, write_json
 
 DETAILS = """\
@@ -26,12 +34,12 @@ def add_parser(train: Any) -> None:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME", help="whose encoder (default: %(default)s)"
     )
-    for option, text in (
-        ("--data", "play data, or imported data, to learn from"),
-        ("--test", "other such data, to judge by"),
-        ("--out", "gets the probes and their checkpoints; an interrupted run goes on"),
+    for option, kind, text in (
+        ("--data", Path, "play data, or imported data, to learn from"),
+        ("--test", Path, "other such data, to judge by"),
+        ("--out", output_folder, "gets the probes and their checkpoints; an interrupted run goes on"),
     ):
-        parser.add_argument(option, type=Path, required=True, metavar="DIR", help=text)
+        parser.add_argument(option, type=kind, required=True, metavar="DIR", help=text)
     add_set(parser, "options of the probes, such as depth=2 loop.iterations=300")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's choice)")
     add_json(parser, "the figures")

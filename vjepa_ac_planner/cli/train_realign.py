@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command
+from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, output_folder
 from vjepa_ac_planner.cli.console import say, write_json
 
 DETAILS = """\
@@ -31,9 +31,15 @@ def add_parser(train: Any) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="imported training data, or play data"
     )
     parser.add_argument(
-        "--run", type=Path, required=True, metavar="DIR", help="checkpoints; an interrupted run goes on"
+        "--run",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="checkpoints; an interrupted run goes on",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="model folder to write"
+    )
     parser.add_argument(
         "--test", type=Path, metavar="DIR", help="data to judge by (default: a part of --data is held back)"
     )

@@ -23,6 +23,7 @@ import torch
 from vjepa_ac_planner.config import to_mapping
 from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.nn.storage import remove_stale, replacing
+from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.preprocess import shrink
 from vjepa_ac_planner.sim.panda import PandaSim, SimConfig
 from vjepa_ac_planner.sim.play import BEHAVIOURS, CollectConfig, collect_episode
@@ -46,12 +47,12 @@ def collect(config: CollectConfig, out: str | Path) -> Path:
 
     Raises:
         ConfigError: the folder holds data of another configuration, or more episodes.
+        InputError: the folder cannot be made.
         CheckpointError: a file cannot be written.
     """
     from tqdm import tqdm
 
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     manifest = out / "manifest.json"
     _check_manifest(manifest, config)
     held = _check_shards(out, config)

@@ -21,6 +21,7 @@ from vjepa_ac_planner.config import check_ranges, ranged, to_mapping
 from vjepa_ac_planner.errors import CheckpointError, ConfigError
 from vjepa_ac_planner.nn.predictor import ActionConditionedPredictor, PredictorConfig
 from vjepa_ac_planner.nn.storage import StoredTensor, replacing, write_safetensors
+from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.training.data import Trajectories, rewrap_roll
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset
 from vjepa_ac_planner.training.evaluate import prediction_errors, ranking_figures
@@ -131,7 +132,7 @@ class RunDescription:
 
 def begin_run(folder: Path, description: RunDescription, about: Mapping[str, Any]) -> None:
     """Write ``run.json``, which the export reads, and take away what another run has left behind."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in (BEST, BEFORE):
         (folder / name).unlink(missing_ok=True)
     with replacing(folder / RUN) as file:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vjepa_ac_planner.errors import InputError, PlannerError
 from vjepa_ac_planner.nn.storage import remove_stale, replacing
+from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.training.dataset import SUFFIX, write_dataset_shard
 from vjepa_ac_planner.training.shards import Shard
 from vjepa_ac_planner.training.sources import Recording, Step
@@ -100,9 +101,10 @@ def import_recordings(
         What became of each, also found in the report.
 
     Raises:
+        InputError: the folder cannot be made.
         CheckpointError: a shard cannot be written (a full disk).
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_stale(folder)
     known = _origins(folder)
     for recording in recordings:

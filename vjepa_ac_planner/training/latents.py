@@ -24,6 +24,7 @@ from torch import Tensor
 from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.nn.encoder import FrameEncoder
 from vjepa_ac_planner.nn.storage import remove_stale
+from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.preprocess import preprocess
 from vjepa_ac_planner.training.dataset import ClipIndex, Dataset, Episode
 from vjepa_ac_planner.training.shards import Shard, digest, write_shard
@@ -103,7 +104,7 @@ class LatentCache:
                 f"{dataset.folder}: holds frames of {dataset.image_size} pixels, the model takes {size}; "
                 "import again for this model"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if rank == 0:
             remove_stale(self.folder)
         report = EncodingReport()

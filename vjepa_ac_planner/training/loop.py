@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vjepa_ac_planner.config import check_range, to_mapping
 from vjepa_ac_planner.errors import CheckpointError, MissingDependencyError, PlannerError
+from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.training import checkpoints
 from vjepa_ac_planner.training.logs import RunLog
 
@@ -149,6 +150,7 @@ def optimise(
 
     Raises:
         CheckpointError: the folder holds another configuration's checkpoint, or only broken ones.
+        InputError: the folder cannot be made.
         PlannerError: the loss or its gradient is not finite; the last checkpoint stays.
         MissingDependencyError: tqdm (or TensorBoard, where it is asked for) is not installed.
     """
@@ -159,7 +161,7 @@ def optimise(
             "training needs tqdm: pip install 'vjepa_ac_planner[training]'"
         ) from error
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     parameters = [p for m in stage.modules.values() for p in m.parameters() if p.requires_grad]
     optimiser = _adamw(parameters, config)
     description = json.loads(json.dumps(to_mapping(describe)))
