@@ -66,6 +66,12 @@ def test_what_cannot_be_measured_is_refused(command, tmp_path):
     assert code == 2 and "sections: received 'speed', allowed engine, encoder" in error
     code, _, error = command("bench", "--only", "ratio", "--reference", tmp_path, "--seconds", 5)
     assert code == 2 and "expected a checkout of https://github.com/facebookresearch/vjepa2" in error
+    code, text, error = command("bench", "--only", "ratio")
+    assert (code, text) == (2, "") and "--only ratio: compares with the reference; add --reference" in error
+    code, text, error = command("bench", "--only", "encoder", "--plot", tmp_path / "x.svg")
+    assert (code, text) == (2, "") and "--plot: draws the section scaling" in error
+    code, text, error = command("bench", "--preset", "demo", "nonsense")
+    assert (code, text) == (2, "") and "'nonsense', allowed demo" in error
     code, _, error = command("bench", "--device", "cuda:99")
     assert code == 3 and "cuda:99 is not there" in error
 

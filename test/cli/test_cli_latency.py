@@ -23,7 +23,9 @@ def test_both_ways_are_run_and_every_episode_is_written(command, tmp_path, read_
         assert word in text
 
 
-def test_times_that_cannot_be_are_refused(command):
-    code, _, err = command("sim", "latency", "--plan-seconds", "-1")
+@pytest.mark.parametrize("option", ["--plan-seconds", "--look-seconds"])
+@pytest.mark.parametrize("value", ["-1", "nan", "61"])
+def test_times_that_cannot_be_are_refused(command, option, value):
+    code, _, err = command("sim", "latency", option, value)
     assert code == 2
-    assert "allowed 0 .. 60 s" in err
+    assert f"argument {option}: received {value}, allowed 0 .. 60" in err

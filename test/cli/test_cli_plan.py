@@ -95,12 +95,29 @@ def test_bad_states_are_refused(command, images, state, says):
         (["--device", "toaster"], 2, "toaster"),
         (["--device", "cuda:93"], 3, "cuda:93"),
         (["--model", "vjepa2-ac-vitg"], 2, "no weights"),
+        (["--seed", "99999999999999999999999"], 2, "seed: received 99999999999999999999999, allowed 0 .. "),
     ],
 )
 def test_what_cannot_be_had_is_said(command, images, extra, code, says):
     got, _, err = command(*plan(images), *extra)
     assert got == code
     assert err.count("\n") == 1 and says in err
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf", "soon"])
+def test_a_deadline_is_a_time(command, images, value):
+    code, _, err = command(*plan(images), "--deadline", value)
+    assert code == 2 and "argument --deadline: " in err
+    assert ("allowed 0.001 .. 3600" if value != "soon" else "expected a number") in err
+
+
+def test_a_state_may_begin_with_a_minus(command, images):
+    arguments = [str(word) for word in plan(images)]
+    place = arguments.index("--state")
+    joined = [*arguments[:place], f"--state=-{STATE}", *arguments[place + 2 :]]
+    assert command(*joined)[0] == 0
+    _, text, _ = command("plan", "--help")
+    assert '--state="-0.5' in text
 
 
 @pytest.mark.slow

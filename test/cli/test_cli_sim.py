@@ -40,8 +40,10 @@ def test_eval_keeps_its_contract(command, tmp_path, policy, read_json):
 
 
 def test_a_required_rate_is_a_check(command):
-    code, _, err = command("sim", "eval", "--trials", 1, "--policy", "random", "--require", 1.01)
+    code, _, err = command("sim", "eval", "--trials", 1, "--policy", "random", "--require", 1)
     assert code == 1 and "below the required" in err
+    code, _, err = command("sim", "eval", "--trials", 1, "--require", 90)
+    assert code == 2 and "argument --require: received 90, allowed 0 .. 1" in err
 
 
 def test_processes_do_not_change_the_result(command, tmp_path, read_json):

@@ -21,6 +21,7 @@ from vjepa_ac_planner.bench.budget import with_budget
 from vjepa_ac_planner.bench.chart import loglog_chart
 from vjepa_ac_planner.bench.problems import Problem
 from vjepa_ac_planner.bench.timing import settle
+from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import ConfigError, InputError
 from vjepa_ac_planner.planning.planner import Planner, PlanningModel
 from vjepa_ac_planner.planning.presets import OptimiserName, PlannerConfig, preset_names
@@ -67,9 +68,10 @@ def quality_curve(
           see :func:`paired_difference`.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a seed out of range.
         InputError: no problems.
     """
+    check_range("seed", seed, 0, 2**62)
     if not problems:
         raise InputError("problems: received none, at least one is needed")
     base = PlannerConfig.preset(reference)

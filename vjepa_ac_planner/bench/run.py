@@ -14,6 +14,7 @@ from vjepa_ac_planner.bench.models import Models
 from vjepa_ac_planner.bench.reference import require_checkout
 from vjepa_ac_planner.bench.timing import Budget, Clock
 from vjepa_ac_planner.errors import ConfigError, InputError, PlannerError
+from vjepa_ac_planner.planning.presets import PlannerConfig, preset_names
 
 FULL_SIZE = "vjepa2-ac-vitg"
 """The published architecture."""
@@ -89,6 +90,8 @@ class Bench:
         unknown = [name for name in config.sections if name not in WEIGHTS]
         if unknown:
             raise InputError(f"sections: received {unknown[0]!r}, allowed {', '.join(WEIGHTS)}")
+        for name in config.presets or ():
+            PlannerConfig.preset(name)
         if config.reference is not None:
             require_checkout(config.reference)
         self.config, self._say, self._clock = config, say, clock
@@ -191,8 +194,6 @@ class Bench:
 
     def _presets(self, budget: Budget, record: Mapping[str, Any]) -> dict[str, Any]:
         """Every preset, the cheapest first."""
-        from vjepa_ac_planner.planning.presets import PlannerConfig, preset_names
-
         rate = self._rate(record)
         description = self.models.model.description
         configs = {}
@@ -254,8 +255,6 @@ class Bench:
         return {"variants": comparison.variants(models, self.config.samples or 16, budget)}
 
     def _targets(self, budget: Budget, record: Mapping[str, Any]) -> dict[str, Any]:
-        from vjepa_ac_planner.planning.presets import PlannerConfig, preset_names
-
         rate = self._rate(record)
         encoder = record.get("encoder") or self._encoder(budget.share(1, 20), record)["encoder"]
         realtime = PlannerConfig.preset("realtime") if "realtime" in preset_names() else None

@@ -125,6 +125,21 @@ def at_least(low: int) -> Callable[[str], int]:
     return parse
 
 
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A number within ``low .. high``, for argparse."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, received {text!r}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"received {text}, allowed {low:g} .. {high:g}")
+        return value
+
+    return parse
+
+
 def output_file(text: str) -> Path:
     """A file to write, for argparse: refused before the work, not after it."""
     try:

@@ -94,6 +94,14 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     sections = bench.USUAL + (("targets",) if args.full_size else ())
+    chosen = tuple(args.only or sections)
+    if args.plot and "scaling" not in chosen:
+        raise InputError("--plot: draws the section scaling, which --only leaves out; add it there")
+    if "ratio" in (args.only or ()) and args.reference is None:
+        raise InputError(
+            "--only ratio: compares with the reference; add --reference PATH, a checkout of "
+            "github.com/facebookresearch/vjepa2"
+        )
     config = bench.BenchConfig(
         model=bench.FULL_SIZE if args.full_size else args.model,
         device=args.device,
@@ -102,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         compile=args.compile,
         quick=args.quick,
         seconds=args.seconds or (bench.QUICK_SECONDS if args.quick else bench.SECONDS),
-        sections=tuple(args.only or sections),
+        sections=chosen,
         reference=args.reference,
         samples=args.samples,
         horizons=tuple(args.horizon or (1, 2, 4, 8)),

@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command
+from vjepa_ac_planner.cli.arguments import add_json, add_model, add_preset, at_least, command, number
 from vjepa_ac_planner.cli.console import say, table, write_json
-from vjepa_ac_planner.errors import InputError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.sim.latency import TimedResult
@@ -31,7 +30,7 @@ def add_parser(sim: Any) -> None:
     parser = command(sim, "latency", run, "compare sequential and pipelined planning in time", DETAILS)
     parser.add_argument(
         "--plan-seconds",
-        type=float,
+        type=number(0, 60),
         nargs="+",
         default=[0.1, 0.25, 0.5],
         metavar="S",
@@ -39,7 +38,7 @@ def add_parser(sim: Any) -> None:
     )
     parser.add_argument(
         "--look-seconds",
-        type=float,
+        type=number(0, 60),
         default=0.03,
         metavar="S",
         help="from the exposure of a frame to its latent [s] (default: %(default)s)",
@@ -57,8 +56,6 @@ def add_parser(sim: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run every seed at every latency, both ways, and print a table."""
-    if not all(0.0 <= seconds <= 60.0 for seconds in (*args.plan_seconds, args.look_seconds)):
-        raise InputError("--plan-seconds, --look-seconds: allowed 0 .. 60 s")
     results = _results(args)
     say()
     say(table(_rows(results), ("plan", "", "success", "at the goal after", "final error", "made ahead")))

@@ -11,6 +11,7 @@ from vjepa_ac_planner.cli.arguments import (
     add_preset,
     at_least,
     command,
+    number,
     state_vector,
 )
 from vjepa_ac_planner.cli.console import say, styled, table, write_json
@@ -41,12 +42,15 @@ def add_parser(commands: Any) -> None:
         "--state",
         required=True,
         metavar='"x,y,z,rx,ry,rz,g"',
-        help="end effector (panda_link8) in the base frame [m, rad], and gripper closedness 0 (open) .. 1",
+        help="end effector (panda_link8) in the base frame [m, rad], and gripper closedness 0 (open) .. 1; "
+        'where x is negative, with an equals sign: --state="-0.5,..."',
     )
     add_model(parser)
     add_preset(parser)
     parser.add_argument("--seed", type=at_least(0), help="seed of the search (default: the preset's)")
-    parser.add_argument("--deadline", type=float, metavar="S", help="time the plan may take [s]")
+    parser.add_argument(
+        "--deadline", type=number(0.001, 3600), metavar="S", help="time the plan may take [s]"
+    )
     add_json(parser, "action and evidence")
 
 

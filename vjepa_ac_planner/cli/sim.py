@@ -15,6 +15,7 @@ from vjepa_ac_planner.cli.arguments import (
     at_least,
     command,
     group,
+    number,
     output_file,
     output_folder,
 )
@@ -126,7 +127,10 @@ def _add_trials(parser: argparse.ArgumentParser) -> None:
         "--seed", type=at_least(0), default=0, metavar="S", help="seeds S to S+N-1 (default: %(default)s)"
     )
     parser.add_argument(
-        "--require", type=float, metavar="RATE", help="exit with 1 if a success rate is lower"
+        "--require",
+        type=number(0, 1),
+        metavar="RATE",
+        help="exit with 1 if a success rate is lower, 0 to 1",
     )
     add_json(parser, "the result")
 
@@ -155,7 +159,12 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="whether a planned change of the gripper goes all the way",
     )
-    rules.add_argument("--settled-below", type=float, metavar="M", help="a shorter move gains nothing [m]")
+    rules.add_argument(
+        "--settled-below",
+        type=float,
+        metavar="M",
+        help="the arm has settled, and a sub-goal is done, once the best plan moves it less than this [m]",
+    )
     rules.add_argument(
         "--known-states",
         action=argparse.BooleanOptionalAction,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vjepa_ac_planner.config import check_range
 from vjepa_ac_planner.errors import ConfigError, InputError, PlanningError
 from vjepa_ac_planner.planning.cem import CEM
 from vjepa_ac_planner.planning.energy import Evidence, LatentEnergy, latent_energy
@@ -116,6 +117,7 @@ class Planner:
 
         Raises:
             InputError: goal latents of another shape than the model's, or a warm start of another horizon.
+            ConfigError: a seed out of range.
             PlanningError: no candidate, or not even the chosen plan, has a finite energy.
             PlanCancelled: cancelled before the first iteration was complete.
             DeviceMemoryError: not even one candidate fits the device.
@@ -123,6 +125,7 @@ class Planner:
         begin = time.monotonic()
         deadline = None if deadline_s is None else begin + deadline_s
         seed = self.config.seed if seed is None else seed
+        check_range("seed", seed, 0, 2**63 - 1)
         energy = self._energy(observation, goal)
         encoded = self._clock()
 
