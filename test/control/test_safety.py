@@ -349,6 +349,10 @@ def test_what_the_configuration_refuses():
         from_mapping(SafetyConfig, {}, "safety.yaml")
     with pytest.raises(ConfigError, match=r"max_plan_age: received 0\.0 s, allowed 0\.001 \.\. 60\.0 s"):
         from_mapping(SafetyConfig, {"limits": limits, "max_plan_age": 0})
+    for mode in ("run", "Move", "reflex", "guiding", "user_stopped", "other"):
+        with pytest.raises(ConfigError, match=f"allowed_modes: received '{mode}', allowed idle, move"):
+            replace(CONFIG, allowed_modes=("idle", mode))
+    assert replace(CONFIG, allowed_modes=("move",)).allowed_modes == ("move",)
     with pytest.raises(ConfigError, match="base: received 'planned', allowed 'measured', 'commanded'"):
         from_mapping(SafetyConfig, {"limits": limits, "base": "planned"})
 

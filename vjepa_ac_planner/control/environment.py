@@ -7,6 +7,21 @@ from typing import Protocol, runtime_checkable
 
 from vjepa_ac_planner.types import Command, Observation
 
+MODES = (
+    "other",
+    "idle",
+    "move",
+    "guiding",
+    "reflex",
+    "user_stopped",
+    "automatic_error_recovery",
+)
+"""Modes of a robot; a Franka's ``robot_mode`` has the numbers 0 .. 6."""
+COMMANDABLE = ("idle", "move")
+"""Modes in which an arm may ever be commanded. In ``reflex``, ``user_stopped`` and
+``automatic_error_recovery`` it does not follow, and would jump to the target once it does again; in
+``guiding`` a person's hand is on it; ``other`` is anything."""
+
 
 class Environment(Protocol):
     """A world with one camera and one arm."""

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from vjepa_ac_planner.config import check_ranges, ranged
-from vjepa_ac_planner.control.environment import RobotStatus
+from vjepa_ac_planner.control.environment import COMMANDABLE, RobotStatus
 from vjepa_ac_planner.control.limits import (
     Finding,
     MotionLimits,
@@ -27,6 +27,7 @@ from vjepa_ac_planner.control.limits import (
     pose_distance,
 )
 from vjepa_ac_planner.control.rotation import pose_difference, rotation_vector
+from vjepa_ac_planner.errors import ConfigError
 from vjepa_ac_planner.types import Command, FloatArray, Observation, Plan, RobotState
 
 _CLOCK_SLACK = 0.05
@@ -73,6 +74,12 @@ class SafetyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        for mode in self.allowed_modes:
+            if mode not in COMMANDABLE:
+                raise ConfigError(
+                    f"allowed_modes: received {mode!r}, allowed {', '.join(COMMANDABLE)}; in every other "
+                    "mode the arm does not follow, or a person guides it"
+                )
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from vjepa_ac_planner.control.environment import RobotStatus
+from vjepa_ac_planner.control.environment import MODES, RobotStatus
 from vjepa_ac_planner.errors import MissingDependencyError
 from vjepa_ac_planner.ros.frames import FrameChain
 from vjepa_ac_planner.ros.messages import import_messages
 from vjepa_ac_planner.ros.stamps import to_seconds
 
-MODES = (
-    "other",
-    "idle",
-    "move",
-    "guiding",
-    "reflex",
-    "user_stopped",
-    "automatic_error_recovery",
-)
-"""Names of the numbers 0 .. 6 in ``robot_mode``."""
 END_EFFECTOR_SLACK = (0.002, 0.02)
 """How far the robot's own end-effector frame may lie from the profile's [m, rad]."""
 END_EFFECTOR_ERROR = "end_effector_frame_differs_from_profile"
