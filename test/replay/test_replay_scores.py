@@ -242,6 +242,11 @@ def test_verdicts():
     half[::2] *= -1
     verdict = judge(scores(moves(40), half))
     assert verdict.level == "bad", "chance is not enough"
+    few = moves(4)
+    few[0] *= -1
+    verdict = judge(scores(moves(4), few))
+    assert verdict.level == "unsure", "nine of twelve: 47 % to 91 % is no evidence against the plans"
+    assert "not clear" in verdict.headline
     mixed = moves(40)
     mixed[::3] *= -1
     assert judge(scores(moves(40), mixed)).level == "unsure"

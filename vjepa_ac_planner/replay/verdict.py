@@ -15,7 +15,8 @@ Level = Literal["good", "unsure", "bad", "few"]
 FEWEST = 10
 """Fewer compared signs than this are too few for a verdict."""
 GOOD = 0.65
-"""The lower end of the sign agreement's interval from which the verdict is good; chance is 0.5."""
+"""Sign agreement: an interval that begins here or above is good, one that ends below is bad; chance is
+0.5."""
 
 BLIND = 0.95
 """Prediction error, relative to expecting no change, from which the model foresees nothing."""
@@ -93,7 +94,7 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
     blind = scores["surprise"]["ratio"] >= BLIND
     headline = {
         "good": "The plans go the way that the recorded robot went",
-        "unsure": "The plans go the recorded way only in part",
+        "unsure": "It is not clear from these motions whether the plans go the recorded way",
         "bad": "The plans do not go the way that the recorded robot went",
         "few": "There is too little motion here to judge the plans by",
     }[level]
@@ -113,7 +114,8 @@ def _level(signs: Mapping[str, Any]) -> Level:
     low, high = signs["ci95"]
     if low >= GOOD:
         return "good"
-    return "bad" if high < GOOD or low < 0.5 else "unsure"
+    # An interval on both sides of it, as few motions give, is evidence of neither.
+    return "bad" if high < GOOD else "unsure"
 
 
 def _about_signs(scores: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def render_summary(page: SummaryPage) -> str:
 
 _MARKS = {
     "good": ("yes", "agrees"),
-    "unsure": ("", "in part"),
+    "unsure": ("", "not clear"),
     "bad": ("no", "disagrees"),
     "few": ("", "too little motion"),
 }
