@@ -128,6 +128,32 @@ def test_a_downloaded_file_takes_the_known_description_of_its_name(elsewhere: Pa
         find_model("vjepa2-ac-vitg").require_weights()
 
 
+def test_a_file_that_describes_no_model_is_passed_over_unless_asked_for(
+    elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = elsewhere / "data/vjepa_ac_planner/models"
+    write(folder / "a.yaml", description("a"))
+    (folder / "stray.yaml").write_text("pets: [cat]")
+    (folder / "bad").mkdir()
+    (folder / "bad" / "model.yaml").write_text("{")
+    for _ in range(2):
+        assert find_model("a").description.name == "a"
+    warnings = sorted(record.getMessage() for record in caplog.records)
+    assert len(warnings) == 2 and all("passed over, not a model: " in text for text in warnings)
+    for name, why in (("stray", "unknown pets"), ("bad", "is not valid YAML")):
+        with pytest.raises(ConfigError, match=why):
+            find_model(name)
+
+
+def test_weights_without_a_description_say_so(elsewhere: Path) -> None:
+    weights = elsewhere / "w.safetensors"
+    weights.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"no description .* \(w\.yaml or model\.yaml\), and no"):
+        find_model(weights)
+    with pytest.raises(ConfigError, match="neither a path nor a known name"):
+        find_model(elsewhere / "none.safetensors")
+
+
 def test_unknown_names_list_the_known(elsewhere: Path) -> None:
     with pytest.raises(ConfigError, match="neither a path nor a known name; known: none"):
         find_model("panda-sim")

@@ -7,8 +7,10 @@ A description is a YAML file: ``<folder>/model.yaml`` for a model with its own f
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from vjepa_ac_planner.config import check_range, from_mapping, load_yaml
@@ -158,16 +160,8 @@ def model_folders() -> tuple[Path, ...]:
 
 
 def list_models() -> tuple[ModelFiles, ...]:
-    """Every model that can be named, by name.
-
-    Raises:
-        ConfigError: a description among them is not valid.
-    """
-    found: dict[str, ModelFiles] = {}
-    for folder in model_folders():
-        for path in sorted((*folder.glob("*.yaml"), *folder.glob("*/model.yaml"))):
-            files = _files(path)
-            found.setdefault(files.description.name, files)
+    """Every model that can be named, by name; a file that describes none is passed over with a warning."""
+    found, _ = _known()
     return tuple(found[name] for name in sorted(found))
 
 
@@ -185,20 +179,53 @@ def find_model(name_or_path: str | Path) -> ModelFiles:
         for beside in (path.with_suffix(".yaml"), path.with_name("model.yaml")):
             if beside.is_file():
                 return ModelFiles(load_description(beside), beside, path)
-        known = find_model(path.stem)
+        try:
+            known = find_model(path.stem)
+        except ConfigError as error:
+            if not path.is_file():
+                raise
+            raise ConfigError(
+                f"{path}: no description of this model beside it ({path.stem}.yaml or model.yaml), and no "
+                f"known model is called {path.stem!r}; put its description there"
+            ) from error
         return ModelFiles(known.description, known.path, path)
     if path.is_dir():
         return _files(path / "model.yaml")
     if path.suffix in (".yaml", ".yml"):
         return _files(path)
-    models = {files.description.name: files for files in list_models()}
+    models, wrong = _known()
+    known = ", ".join(sorted(models)) or "none"
     if str(name_or_path) not in models:
+        for file, error in wrong.items():
+            if str(name_or_path) in (file.stem, file.parent.name):
+                raise error
         raise ConfigError(
             f"model: received {str(name_or_path)!r}, which is neither a path nor a known name; "
-            f"known: {', '.join(models) or 'none'} (searched {', '.join(map(str, model_folders()))}; "
+            f"known: {known} (searched {', '.join(map(str, model_folders()))}; "
             f"add folders with {FOLDERS_VARIABLE})"
         )
     return models[str(name_or_path)]
+
+
+def _known() -> tuple[dict[str, ModelFiles], dict[Path, ConfigError]]:
+    """Models by name, and files in the models' folders that describe none, with what is wrong."""
+    found: dict[str, ModelFiles] = {}
+    wrong: dict[Path, ConfigError] = {}
+    for folder in model_folders():
+        for path in sorted((*folder.glob("*.yaml"), *folder.glob("*/model.yaml"))):
+            try:
+                files = _files(path)
+            except ConfigError as error:
+                wrong[path] = error
+                _warn(f"passed over, not a model: {' '.join(str(error).split())}")
+            else:
+                found.setdefault(files.description.name, files)
+    return found, wrong
+
+
+@cache  # once, however often models are looked for
+def _warn(text: str) -> None:
+    logging.getLogger(__name__).warning("%s", text)
 
 
 def _files(path: Path) -> ModelFiles:
