@@ -28,6 +28,7 @@ help: ## List these targets
 
 $(VENV)/.stamp-venv:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10-3.13 found. Install one, or name it: make PYTHON=/path/to/python3.12 demo" >&2; exit 3; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) cannot be run. Name a Python 3.10-3.13: make PYTHON=/path/to/python3.12 demo" >&2; exit 3; }
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"$(PYTHON) is Python {v[0]}.{v[1]}; this package needs 3.10-3.13: make PYTHON=/path/to/python3.12 demo")'
 	$(call say,"Creating $(VENV) with $$($(PYTHON) --version)")
 	@"$(PYTHON)" -m venv $(VENV) || { echo "venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 3; }

@@ -26,6 +26,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 episode``, ``2 episodes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class PlannerError(Exception):
     """Base of every error raised on purpose by this package."""
 

@@ -89,8 +89,10 @@ def test_files_that_are_missing_damaged_or_hold_nothing_fit(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"text"):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="is no file of planning problems"):
+        with pytest.raises(InputError, match="is no file of planning problems; make one with"):
             load_problems(path)
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        load_problems(tmp_path)
     np.savez(path, images=np.zeros(3, dtype=np.uint8))
     with pytest.raises(InputError, match="is no file of planning problems"):
         load_problems(path)

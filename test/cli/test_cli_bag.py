@@ -51,7 +51,7 @@ def test_info_shows_topics_samples_and_problems(run, recording, tmp_path):
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert "/cam" in lines["image"] and "35" in lines["image"]
     assert "/ee" in lines["pose"] and "15.0 Hz" in lines["pose"]
-    assert "samples at 4 Hz: 10 in 2 segments, 1 gaps" in text
+    assert "samples at 4 Hz: 10 in 2 segments, 1 gap\n" in text
     assert "skipped 1 x gap" in text and "note: no gripper topic" in text
     assert "frame to pose: 3 .. 3 ms" in text
     record = json.loads((tmp_path / "info.json").read_text())

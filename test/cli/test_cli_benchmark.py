@@ -48,13 +48,32 @@ def test_all_tasks_give_cells_and_a_table(command, tmp_path, read_json):
     assert {"success_rate", "trials", "ci95", "causes"} <= set(record["cells"]["grasp_box"])
     assert record["protocol"]["randomise"] == 1 and record["command"]
     assert (out / "table2.md").read_text() in text + "\n"
-    assert "V-JEPA 2-AC, real robot (published) | 100 | 65 | 25 | 75 | 80 | 65 |" in text
+    assert "V-JEPA 2-AC, real robot (published) | 100 | 65 | 25 | cup 75, box 75 | 80 | 65 |" in text
 
     code, text, _ = command("sim", "table", f"chance={extra}", "--into", tmp_path / "table.md")
     assert code == 0 and "| chance |" in (tmp_path / "table.md").read_text()
-    (tmp_path / "none.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{}", "without 'cells'"),
+        (b"[]", "it is no mapping"),
+        (b"half", "it is not JSON"),
+        (b"\x89PNG" * 1000, "it is not JSON"),
+    ],
+)
+def test_a_table_of_something_else_is_refused_in_one_line(command, tmp_path, content, why):
+    (tmp_path / "none.json").write_bytes(content)
     code, _, err = command("sim", "table", tmp_path / "none.json")
-    assert code == 2 and "is no result of `vjepa-ac sim eval`" in err
+    assert code == 2 and err.count("\n") == 1 and len(err) < 300
+    assert f"is not a result file of `vjepa-ac sim eval` ({why})" in err
+
+
+def test_the_shipped_results_can_be_put_into_a_table(command):
+    models = Path(__file__).parents[2] / "models" / "panda-sim"
+    code, text, _ = command("sim", "table", models / "reach.json", models / "table2.json")
+    assert code == 0 and "| panda-sim, planner, preset demo | 100 (96 to 100, n=100) |" in text
 
 
 def test_one_success_and_one_failure_are_filmed(command, tmp_path):

@@ -143,7 +143,7 @@ def test_the_camera_of_a_scene_is_the_one_that_looks(tmp_path):
             scene_options(str(wrong))
     with pytest.raises(ConfigError, match="no such file"):
         scene_options(str(tmp_path / "none.yaml"))
-    with pytest.raises(ConfigError, match=r"sim/nowhere\.yaml: not found"):
+    with pytest.raises(ConfigError, match=r"received 'nowhere', .* known: .*lab-camera"):
         scene_options("nowhere")
 
 

@@ -70,9 +70,15 @@ def test_every_stage_runs_and_the_figures_are_judged(lab, capsys) -> None:
         assert "not exported: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [("export", "--out", "none"), ("evaluate",)])
+def test_a_run_that_is_not_there_is_named(arguments, tmp_path, capsys) -> None:
+    assert main(["train", *arguments, "--run", str(tmp_path / "typo")]) == 2
+    assert f"no run in {tmp_path / 'typo'}: " in capsys.readouterr().err
+
+
 def test_missing_data_is_bad_input(tmp_path, capsys) -> None:
     assert main(["train", "encoder", "--data", str(tmp_path), "--run", str(tmp_path / "run")]) == 2
-    assert "make some with: vjepa-ac train collect" in capsys.readouterr().err
+    assert f"make some with `vjepa-ac train collect --out {tmp_path}`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

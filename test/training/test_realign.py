@@ -111,7 +111,7 @@ def test_too_little_or_wrongly_sized_data_are_refused(
     images, states = moving_square(8)
     np.save(tmp_path / "shard-00000-images.npy", images[None].numpy())
     np.save(tmp_path / "shard-00000-states.npy", states[None].numpy())
-    with pytest.raises(InputError, match="1 episodes are too few"):
+    with pytest.raises(InputError, match="1 episode, too few"):
         realign(config, tmp_path, tmp_path / "x", tmp_path / "y")
     np.save(tmp_path / "shard-00000-images.npy", images[None, :, ::2, ::2].numpy())
     with pytest.raises(InputError, match=r"holds frames of 16 pixels, model 'tiny' takes 32"):

@@ -233,7 +233,10 @@ def test_windows_hold_the_actions_between_their_states(play) -> None:
 
 
 def test_missing_data_says_how_to_make_some(tmp_path) -> None:
-    with pytest.raises(InputError, match="make some with: vjepa-ac train collect"):
+    with pytest.raises(
+        InputError,
+        match=r"neither play data .*train collect --out .*train import SOURCE --out",
+    ):
         PlayData.load(tmp_path)
 
 

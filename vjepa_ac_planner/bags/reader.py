@@ -61,7 +61,10 @@ class Bag:
         self._decoder = Decoder(storage.topics)
         self.infos: dict[str, TopicInfo] = storage.topics
         if not storage.topics or storage.start is None or storage.end is None:
-            why = "".join(f"; {reason} ({count})" for reason, count in skipped.items())
+            why = "".join(
+                f"; {reason}" + (f" ({count} times)" if count > 1 else "")
+                for reason, count in skipped.items()
+            )
             raise BagError(f"{self.name}: holds no message that can be read{why}")
         self.start, self.end = storage.start / 1e9, storage.end / 1e9
         self.topics = choose_topics(asked, storage.topics, self._has_fingers)

@@ -68,7 +68,12 @@ def load_problems(path: str | Path | None = None, seeds: range | None = None) ->
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; make one with {made}") from error
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no file of planning problems ({error})") from error
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        # NumPy's own advice is to unpickle it, which could run code.
+        raise InputError(
+            f"{path}: is no file of planning problems; make one with `vjepa-ac problems make --out FILE`"
+        ) from error
     try:
         problems = list(_problems(stored, seeds))
     except (IndexError, TypeError, ValueError, cv2.error) as error:

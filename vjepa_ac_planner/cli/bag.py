@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli.arguments import add_json, command, group, output_folder
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
+from vjepa_ac_planner.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +63,8 @@ def add_parser(commands: Any) -> None:
         "--pairing",
         choices=("time", "index"),
         default="time",
-        help="stamp frames with their exposure, or with the step they belong to, as the model was trained "
-        "(default: %(default)s)",
+        help="stamp frames with their exposure, as on a robot, or with the step they belong to, as "
+        "the model was trained and as `vjepa-ac train import` does (default: %(default)s, for replays)",
     )
     lerobot = command(
         convert, "lerobot", run_lerobot, "convert a LeRobot data set (parquet and MP4)", LEROBOT
@@ -178,8 +179,8 @@ def run_info(args: argparse.Namespace) -> int:
     )
     say()
     say(
-        f"samples at {1 / args.step:g} Hz: {about['samples']} in {about['segments']} segments, "
-        f"{about['gaps']} gaps"
+        f"samples at {1 / args.step:g} Hz: {about['samples']} in {counted(about['segments'], 'segment')}, "
+        f"{counted(about['gaps'], 'gap')}"
     )
     for name, spread in (("frame to pose", about["skew_s"]), ("step", about["step_s"])):
         if spread:
@@ -225,11 +226,12 @@ def _converted(results: Iterator[Converted], args: argparse.Namespace) -> int:
             say(f"{result.path}: exists, left alone")
         else:
             notes = "".join(f"; {note}" for note in result.notes)
-            say(f"{result.path}: {result.frames} frames, {result.steps} states{notes}")
+            frames = counted(result.frames, "frame")
+            say(f"{result.path}: {frames}, {counted(result.steps, 'state')}{notes}")
     failed = sum(bool(result.problem) for result in done)
-    frames = sum(result.frames for result in done)
+    total = counted(sum(result.frames for result in done), "frame")
     seconds = time.perf_counter() - begin
-    say(f"{len(done) - failed} of {len(done)} episodes; {frames} frames in {seconds:.1f} s")
+    say(f"{len(done) - failed} of {counted(len(done), 'episode')}; {total} in {seconds:.1f} s")
     if args.json:
         write_json(args.json, {"episodes": [vars(result) for result in done]})
     return 1 if failed else 0

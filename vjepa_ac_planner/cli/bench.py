@@ -10,7 +10,7 @@ from typing import Any
 
 from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command, output_file
 from vjepa_ac_planner.cli.console import replacing, say, table, write_json
-from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.errors import InputError, counted
 
 DETAILS = """\
 Figures of one run are taken in turn on the same machine, so their ratios can be trusted even where the
@@ -269,7 +269,7 @@ def _curve(section: dict[str, Any]) -> list[str]:
         for run in section["runs"]
     ]
     header = ["optimiser", "evaluations", "median energy", "above the best", "a search"]
-    return [f"quality against budget, {section['problems']} problems", table(rows, header)]
+    return [f"quality against budget, {counted(section['problems'], 'problem')}", table(rows, header)]
 
 
 def _variants(section: dict[str, float]) -> list[str]:

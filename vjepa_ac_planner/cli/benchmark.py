@@ -202,7 +202,10 @@ def _row(file: str) -> table.Row:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is no result of `vjepa-ac sim eval` ({error!r})") from error
+        # The text of a decoding error holds the file.
+        why = "it is not JSON" if isinstance(error, ValueError) else f"without {error}"
+        why = "it is no mapping" if isinstance(error, TypeError) else why
+        raise InputError(f"{path}: is not a result file of `vjepa-ac sim eval` ({why})") from error
     return table.Row(label if equals else name, cells)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vjepa_ac_planner.cli.arguments import add_json, add_model, at_least, command, group, output_file
 from vjepa_ac_planner.cli.console import say, table, write_json
+from vjepa_ac_planner.errors import counted
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.bench.problems import Problem
@@ -84,7 +85,7 @@ def run_make(args: argparse.Namespace) -> int:
     with PandaSim(SimConfig(width=args.size, height=args.size)) as sim:
         problems = list(make_problems(seeds, sim))
     save_problems(args.out, problems)
-    say(f"{len(problems)} problems, {args.out.stat().st_size / 1e6:.1f} MB: {args.out}")
+    say(f"{counted(len(problems), 'problem')}, {args.out.stat().st_size / 1e6:.1f} MB: {args.out}")
     return 0
 
 
@@ -116,7 +117,7 @@ def run_curve(args: argparse.Namespace) -> int:
         for run in result["runs"]
     ]
     header = ["", "evaluations", "median energy", "above the best", "search"]
-    say(f"{len(problems)} problems; standing still: {result['zero_energy']:.5f}")
+    say(f"{counted(len(problems), 'problem')}; standing still: {result['zero_energy']:.5f}")
     say(table(rows, header))
     if args.json:
         write_json(args.json, result)

@@ -23,7 +23,7 @@ from vjepa_ac_planner.cli.replay_page import Film, verdict_record
 from vjepa_ac_planner.config import to_mapping
 from vjepa_ac_planner.control.limits import MotionLimits
 from vjepa_ac_planner.control.safety import SafetyConfig, SafetyLayer
-from vjepa_ac_planner.errors import InputError, PlannerError
+from vjepa_ac_planner.errors import InputError, PlannerError, counted
 from vjepa_ac_planner.planning.planner import Planner
 from vjepa_ac_planner.planning.proposals import ActionSpace
 from vjepa_ac_planner.preprocess import read_image
@@ -134,7 +134,7 @@ def _replay(
     description = setup.planner.world_model.description
     safety = setup.safety or _safety(description.workspace, found, setup.step_seconds)
     film = Film(setup.planner, found, setup.landscapes)
-    say(f"{path.name}: {len(found)} steps of {setup.step_seconds:g} s, goal: "
+    say(f"{path.name}: {counted(len(found), 'step')} of {setup.step_seconds:g} s, goal: "
         + ", ".join(goal.goal.name for goal in goals))  # fmt: skip
     progress = _Progress(len(found), say)
     lockstep = Lockstep(setup.planner, SafetyLayer(safety), setup.step_seconds, setup.seed)

@@ -26,10 +26,11 @@ def scene_options(scene: str | None) -> dict[str, Any]:
         scene: a file, or the name of a shipped one without its suffix.
 
     Raises:
-        ConfigError: no such file, or options that a scene does not have, or out of range.
+        ConfigError: no such file or name, or options that a scene does not have, or out of range.
     """
     from vjepa_ac_planner.config import from_mapping, load_yaml
     from vjepa_ac_planner.planning.presets import config_file
+    from vjepa_ac_planner.resources import resource_folders
     from vjepa_ac_planner.sim.panda import SimConfig
 
     if scene is None:
@@ -38,6 +39,12 @@ def scene_options(scene: str | None) -> dict[str, Any]:
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise ConfigError(f"--scene: {scene}: no such file")
+        known = {path.stem for folder in resource_folders("config") for path in folder.glob("sim/*.yaml")}
+        if scene not in known:
+            raise ConfigError(
+                f"--scene: received {scene!r}, which is neither a file nor a known scene; "
+                f"known: {', '.join(sorted(known)) or 'none'}"
+            )
         path = config_file(f"sim/{scene}.yaml")
     options = dict(load_yaml(path))
     # The size of the picture belongs to the model, and places are drawn by each trial's seed.

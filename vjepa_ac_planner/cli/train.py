@@ -18,7 +18,7 @@ from vjepa_ac_planner.cli.arguments import (
 )
 from vjepa_ac_planner.cli.console import complain, say, table, write_json
 from vjepa_ac_planner.cli.scene import add_scene, scene_options
-from vjepa_ac_planner.errors import CheckpointError, ConfigError
+from vjepa_ac_planner.errors import CheckpointError, ConfigError, InputError
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.training.recipe import Recipe
@@ -137,6 +137,7 @@ def run_stage(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Print the figures; exit code 1 if they do not accept the model."""
+    _require_run(args.run)
     from vjepa_ac_planner.training.export import acceptance
     from vjepa_ac_planner.training.stages import run_evaluate
 
@@ -154,6 +155,7 @@ def run_export(args: argparse.Namespace) -> int:
     """Evaluate and write the model folder; exit code 1 if the model is not accepted."""
     if (args.run / "run.json").is_file():
         return train_finetune.run_export(args)
+    _require_run(args.run)
     from vjepa_ac_planner.training.stages import run_export
 
     try:
@@ -164,6 +166,14 @@ def run_export(args: argparse.Namespace) -> int:
     _say_figures(figures)
     say(f"{args.out}: written")
     return 0
+
+
+def _require_run(run: Path) -> None:
+    if not (run / "predictor").is_dir():
+        raise InputError(
+            f"no run in {run}: it has neither run.json (of `vjepa-ac train finetune`) nor predictor/ (of "
+            "`vjepa-ac train predictor`); name one with --run"
+        )
 
 
 def _prepare(args: argparse.Namespace) -> Recipe:

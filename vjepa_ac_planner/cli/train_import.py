@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vjepa_ac_planner.cli.arguments import DEFAULT_MODEL, add_json, at_least, command, output_folder
 from vjepa_ac_planner.cli.bag import add_reading, reading
 from vjepa_ac_planner.cli.console import complain, say, write_json
-from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.errors import InputError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def add_parser(train: Any) -> None:
         choices=("index", "time"),
         default="index",
         help="DROID: frame and state of one step belong together, as the model was trained, or by time of "
-        "exposure (default: %(default)s)",
+        "exposure, as on a robot and in the bags of `vjepa-ac bag convert` (default: %(default)s)",
     )
     parser.add_argument(
         "--stride",
@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         if result.existed:
             say(f"{result.recording}: was imported before, left alone")
         else:
-            say(f"{result.recording}: {result.episodes} episodes, {result.frames} frames")
+            frames = counted(result.frames, "frame")
+            say(f"{result.recording}: {counted(result.episodes, 'episode')}, {frames}")
         if result.problem:
             rest = " the rest" if result.existed or result.frames else ""
             complain(f"vjepa-ac: skipped{rest}: {result.problem}")
@@ -102,8 +103,9 @@ def run(args: argparse.Namespace) -> int:
         say(f"skipped {count} x {reason}")
     hours = report.frames * args.step / 3600
     say(
-        f"{report.usable} of {len(report.recordings)} recordings usable, {len(report.problems)} with "
-        f"problems; {report.frames} new frames ({hours:.2f} h) in {args.out}"
+        f"{report.usable} of {counted(len(report.recordings), 'recording')} usable, "
+        f"{len(report.problems)} with problems; {counted(report.frames, 'new frame')} ({hours:.2f} h) "
+        f"in {args.out}"
     )
     if args.json:
         write_json(args.json, report.plain())

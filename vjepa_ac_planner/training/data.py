@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vjepa_ac_planner import geometry
-from vjepa_ac_planner.errors import InputError
+from vjepa_ac_planner.errors import InputError, counted
 
 if TYPE_CHECKING:
     from vjepa_ac_planner.training.dataset import Dataset
@@ -129,7 +129,9 @@ class PlayData(Trajectories):
             return cls._cut(folder, episodes)
         if not names:
             raise InputError(
-                f"{folder}: holds no play data (*-images.npy); make some with: vjepa-ac train collect"
+                f"{folder}: holds neither play data (*-images.npy) nor imported data (*.safetensors); make "
+                f"some with `vjepa-ac train collect --out {folder}` or "
+                f"`vjepa-ac train import SOURCE --out {folder}`"
             )
         images, states = [], []
         for name in names:
@@ -178,7 +180,7 @@ class PlayData(Trajectories):
         kept = max(2, round(held_out * len(play)))
         if len(play) < 2 * kept:
             raise InputError(
-                f"{folder}: {len(play)} episodes are too few to train on some and judge by others"
+                f"{folder}: {counted(len(play), 'episode')}, too few to train on some and judge by others"
             )
         images, states = play.images.numpy(), play.states.numpy()
         return cls(images[:-kept], states[:-kept]), cls(images[-kept:], states[-kept:])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vjepa_ac_planner.errors import InputError, PlannerError
+from vjepa_ac_planner.errors import InputError, PlannerError, counted
 from vjepa_ac_planner.nn.storage import remove_stale, replacing
 from vjepa_ac_planner.outputs import make_folder
 from vjepa_ac_planner.training.dataset import SUFFIX, write_dataset_shard
@@ -129,11 +129,15 @@ def finish(report: Report, folder: Path) -> None:
     with replacing(folder / REPORT) as file:
         file.write((json.dumps(report.plain(), indent=2) + "\n").encode())
     if not report.usable:
-        reasons = [f"{result.recording}: {result.problem}" for result in report.problems[:3]]
+        reasons = [
+            result.problem
+            if result.recording in result.problem
+            else f"{result.recording}: {result.problem}"
+            for result in report.problems[:3]
+        ]
         reasons += [f"{count} x {reason}" for reason, count in report.skipped.most_common(3)]
-        raise InputError(
-            f"{folder}: nothing usable in {len(report.recordings)} recordings: {'; '.join(reasons)}"
-        )
+        recordings = counted(len(report.recordings), "recording")
+        raise InputError(f"{folder}: nothing usable in {recordings}: {'; '.join(reasons)}")
 
 
 class _First(NamedTuple):

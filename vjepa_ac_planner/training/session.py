@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vjepa_ac_planner.errors import DeviceMemoryError, InputError, PlannerError
+from vjepa_ac_planner.errors import DeviceMemoryError, InputError, PlannerError, counted
 from vjepa_ac_planner.models import ModelDescription, find_model
 from vjepa_ac_planner.training import estimate
 from vjepa_ac_planner.training.accelerated import AcceleratedEngine, make_accelerator
@@ -121,8 +121,8 @@ class Session:
         train, test = data.split(config.held_out) if extra is None else (data, extra)
         index = ClipIndex(train, config.clip_length)
         self._say(
-            f"training on {len(train.episodes)} episodes ({train.hours:.2f} h, {len(index)} clips), "
-            f"judged on {len(test.episodes)} held-out ones ({test.hours:.2f} h)"
+            f"training on {counted(len(train.episodes), 'episode')} ({train.hours:.2f} h, "
+            f"{counted(len(index), 'clip')}), judged on {len(test.episodes)} held out ({test.hours:.2f} h)"
         )
         if index.too_short:
             self._say(f"skipped {index.too_short} x episode shorter than {config.clip_length} frames")
@@ -150,8 +150,8 @@ class Session:
                 f"{description.name!r} takes {description.step_seconds} s; import again for it"
             )
         self._say(
-            f"{folder}: {len(data.recordings)} recordings, {len(data.episodes)} episodes, "
-            f"{data.frames} frames, {data.hours:.2f} h"
+            f"{folder}: {counted(len(data.recordings), 'recording')}, "
+            f"{counted(len(data.episodes), 'episode')}, {counted(data.frames, 'frame')}, {data.hours:.2f} h"
         )
         for reason, count in sorted(data.skipped.items()):
             self._say(f"skipped {count} x {reason}")
