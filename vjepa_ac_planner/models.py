@@ -194,15 +194,14 @@ def find_model(name_or_path: str | Path) -> ModelFiles:
     if path.suffix in (".yaml", ".yml"):
         return _files(path)
     models, wrong = _known()
-    known = ", ".join(sorted(models)) or "none"
     if str(name_or_path) not in models:
-        for file, error in wrong.items():
+        for file, problem in wrong.items():
             if str(name_or_path) in (file.stem, file.parent.name):
-                raise error
+                raise problem
         raise ConfigError(
             f"model: received {str(name_or_path)!r}, which is neither a path nor a known name; "
-            f"known: {known} (searched {', '.join(map(str, model_folders()))}; "
-            f"add folders with {FOLDERS_VARIABLE})"
+            f"known: {', '.join(sorted(models)) or 'none'} "
+            f"(searched {', '.join(map(str, model_folders()))}; add folders with {FOLDERS_VARIABLE})"
         )
     return models[str(name_or_path)]
 
