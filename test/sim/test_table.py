@@ -31,7 +31,8 @@ def test_cells_stand_under_their_heading_beside_the_published_ones() -> None:
     assert header.split(" | ")[1:] == [*HEADINGS[:-1], HEADINGS[-1] + " |"]
     cells = [text.strip() for text in ours.strip("|").split("|")]
     assert cells[:3] == ["ours", "100 (72 to 100, n=10)", "90 (60 to 98, n=10)"] and cells[3:] == [""] * 4
-    assert len(published) == len(PUBLISHED) and "| 100 | 65 | 25 | cup 75, box 75 | 80 | 65 |" in published[0]
+    assert len(published) == len(PUBLISHED)
+    assert "| 100 | 65 | 25 | cup 75, box 75 | 80 | 65 |" in published[0]
     assert all(line.count("|") == len(TASKS) + 2 for line in markdown([row]).splitlines())
 
 

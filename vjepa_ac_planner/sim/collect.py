@@ -7,6 +7,7 @@ resizes camera images.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -171,8 +172,6 @@ def _check_shards(out: Path, config: CollectConfig) -> dict[int, int]:
 
 
 def _write_manifest(path: Path, config: CollectConfig, *, complete: bool) -> None:
-    import mujoco
-
     content = {
         "complete": complete,
         "shards": _shards(config),
@@ -182,7 +181,8 @@ def _write_manifest(path: Path, config: CollectConfig, *, complete: bool) -> Non
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "mujoco": mujoco.__version__,
+            # Not of the module: whoever imports it first chooses how it renders.
+            "mujoco": importlib.metadata.version("mujoco"),
         },
     }
     with replacing(path) as file:

@@ -12,8 +12,8 @@ PUBLISHED = {
     "V-JEPA 2-AC, real robot (published)": ("100", "65", "25", "cup 75, box 75", "80", "65"),
     "Octo, real robot (published)": ("100", "15", "0", "cup 15, box 70", "15", "10"),
 }
-"""Success in percent by task, average of two labs, 10 trials a cell each (arXiv 2506.09985, Table 2); there,
-reaching with an object is two cells."""
+"""Success in percent by task, average of two labs, 10 trials a cell each (arXiv 2506.09985, Table 2);
+reaching with an object is two cells there."""
 HEADINGS = (
     "reach",
     "grasp cup",
