@@ -343,7 +343,7 @@ def test_a_stream_of_one_value_is_one_goal(pair):
 
 def test_one_goal_in_flight_and_the_latest_wish_next(pair):
     pair.hand.serve()
-    pair.hand.seconds = 0.7
+    pair.hand.seconds = 1.5
     pair.gripper.send(1.0)
     assert until(lambda: len(pair.hand.goals) == 1)
     for value in (0.0, 1.0, 0.0, 1.0, 0.0):

@@ -47,6 +47,7 @@ def played(tmp_path_factory, model):
     return path
 
 
+@pytest.mark.slow
 def test_live_plans_are_made_again_bit_for_bit(played, model, tmp_path):
     python = [sys.executable, "-m"]
     parameters = {
