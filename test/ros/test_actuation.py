@@ -58,9 +58,9 @@ class Arm:
 class Bench:
     """An actuation at work, with the profile of a real robot."""
 
-    def __init__(self, monkeypatch, node, output="pose"):
+    def __init__(self, monkeypatch, node, output="pose", dry=False):
         profile = load_profile("fr3")
-        self.profile = replace(profile, output=output, safety=replace(profile.safety, dry_run=False))
+        self.profile = replace(profile, output=output, safety=replace(profile.safety, dry_run=dry))
         self.safety, self.arm, self.hand = SafetyLayer(self.profile.safety), Arm(), Hand()
         monkeypatch.setattr(actuation, "make_gripper", lambda node, config: self.hand)
         self.outputs = Outputs(node, self.profile, node.get_clock().now, lambda: None)
@@ -141,13 +141,12 @@ def test_every_enable_forgets_what_the_hand_did_before(bench):
 
 
 @pytest.mark.parametrize("output", ["pose", "twist"])
-def test_nothing_is_advertised_to_the_arm_before_it_is_needed(monkeypatch, node, output):
+def test_nothing_is_advertised_to_the_arm_in_a_dry_run(monkeypatch, node, output):
     """A controller that obeys one publisher only would stop obeying anybody else."""
-    bench = Bench(monkeypatch, node, output)
+    bench = Bench(monkeypatch, node, output, dry=True)
     try:
         topic = bench.outputs.command_topic
         assert topic == ("/target_pose" if output == "pose" else "/delta_twist_cmds")
-        bench.dry(True)
         bench.actuation.enable()
         assert node.count_publishers(topic) == 0
         assert bench.outputs.command_publishers() == 1  # as there would be
@@ -157,6 +156,10 @@ def test_nothing_is_advertised_to_the_arm_before_it_is_needed(monkeypatch, node,
         assert node.count_publishers(topic) == 0
     finally:
         bench.close()
+
+
+def test_the_topic_is_there_before_anybody_can_enable(bench, node):
+    assert node.count_publishers(bench.outputs.command_topic) == 1
 
 
 def test_without_an_output_there_is_no_topic_and_nobody_to_count(monkeypatch, node):

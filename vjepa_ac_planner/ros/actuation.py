@@ -71,6 +71,7 @@ class Actuation:
             publish=self._publish,
             on_error=lambda text: self._log.error(f"setpoint stream: {text}", throttle_duration_sec=1.0),
         )
+        self.follow_dry_run()
 
     def deactivate(self) -> None:
         """Send the last holds and end the stream's thread."""
@@ -99,15 +100,19 @@ class Actuation:
             self.gripper.hold()
 
     def follow_dry_run(self) -> None:
-        """Begin or end the stream as the safety layer's dry run says, while enabled."""
+        """Advertise the command, and begin or end the stream, as the safety layer's dry run says."""
         with self._turn:
-            if not self.enabled or self.setpoints is None:
+            if self.setpoints is None:
                 return
-            if self._safety.config.dry_run:
+            dry = self._safety.config.dry_run
+            if not dry:
+                # Before anybody can enable: setpoints sent while the two sides still find each other are
+                # lost, and the first one that arrives must be the hold where the arm is.
+                self._outputs.open_command()
+            if self.enabled and dry:
                 self.setpoints.stop()
                 self.gripper.hold()
-            else:
-                self._outputs.open_command()
+            elif self.enabled:
                 self.setpoints.start()
 
     def command(self, command: Command) -> None:

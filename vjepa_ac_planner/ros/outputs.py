@@ -45,8 +45,8 @@ class Outputs:
         self._node, self._profile, self._now, self._state = node, profile, now, state
         self._chain = profile.chain()
         self._command: Any = None
-        """Not there before it is needed: a controller that obeys one publisher only (CRISP) would no longer
-        obey anybody else."""
+        """Not there in a dry run: a controller that obeys one publisher only (CRISP) would no longer obey
+        anybody else."""
         self._action = node.create_publisher(JointState, "~/action", 10)
         self._plan = node.create_publisher(PoseArray, "~/plan", 10)
         self._energy = node.create_publisher(Float64, "~/energy", 10)
