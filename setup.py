@@ -62,7 +62,7 @@ ROS = [  # Kilted; a ROS installation (Jazzy or later) brings its own and needs 
     "ros-diagnostic-msgs>=5.5,<6",
     "ros-lifecycle-msgs>=2.3,<3",
 ]
-TEST = ["pytest>=8", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-rerunfailures>=15,<17", "hypothesis>=6.100"]
 DEV = [
     *TEST,
     "pytest-xdist>=3.5,<4",  # `make test` runs in two processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; read when num
 import hypothesis
 import numpy as np
 import pytest
+from stalls import MachineStalled, UnsafeCommand, Witness
 
 DATA = Path(__file__).parent / "data"
 
@@ -24,11 +26,45 @@ BY_THE_CLOCK = ("test/ros/", "test/cli/test_cli_ros.py")
 """Tests of processes that must answer in time."""
 
 
+RERUNS = 2
+
+
 def pytest_collection_modifyitems(items):
     """Tests that go by the clock are told apart, so that nothing else need run beside them."""
     for item in items:
         if item.nodeid.startswith(BY_THE_CLOCK):
             item.add_marker(pytest.mark.clock)
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS, only_rerun=MachineStalled.__name__))
+
+
+witness = functools.cache(Witness)
+
+
+def witnessed(item):
+    """Run a part of a test; what fails while the machine stood still fails as :class:`MachineStalled`."""
+    if item.get_closest_marker("clock") is None:
+        return (yield)
+    mark = witness().mark()
+    try:
+        return (yield)
+    except UnsafeCommand:
+        raise
+    except Exception as error:
+        stalls = witness().since(mark)
+        if not stalls:
+            raise
+        text = f"the machine stood still {len(stalls)} times, for up to {max(stalls):.2f} s"
+        raise MachineStalled(f"{text}: {error}") from error
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from witnessed(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from witnessed(item))
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ from vjepa_ac_planner.sim.tasks import make_task  # noqa: E402
 
 SENSOR = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 SIZE = 64
+IMPORTED = time.time()
 
 
 def start(*parameters: str) -> subprocess.Popen[str]:
@@ -211,7 +212,7 @@ def test_a_franka_says_its_mode_where_there_are_messages_for_it(elsewhere: None)
     installed = find_spec("franka_msgs") is not None
     try:
         poses = client.listen(PoseStamped, profile.topics.ee_pose)
-        assert client.spin(30.0, until=lambda: bool(poses))
+        assert client.spin(60.0, until=lambda: bool(poses))
         assert poses[-1].header.frame_id == "fr3_link0"
         if installed:
             states = client.listen(franka.state_message(), profile.topics.robot_state)
@@ -237,7 +238,7 @@ def test_it_takes_the_place_of_a_panda_by_name(elsewhere: None) -> None:
     try:
         poses = client.listen(PoseStamped, profile.topics.ee_pose)
         fingers = client.listen(JointState, profile.topics.gripper)
-        assert client.spin(30.0, until=lambda: bool(poses and fingers))
+        assert client.spin(60.0, until=lambda: bool(poses and fingers))
         assert poses[-1].header.frame_id == "panda_link0"
         assert closedness(fingers[-1], profile.gripper) == pytest.approx(0.0, abs=0.01)
         ours = profile.chain().robot_state(poses[-1], 0.0).vector
@@ -283,7 +284,8 @@ def test_the_clock_runs_on_over_a_reset_and_stamps_are_on_it(client: Client) -> 
     ):
         assert (np.diff(stamps) > 0).all() and len(stamps) > 5
         assert abs(to_seconds(clock[-1].clock) - stamps[-1]) < 0.5
-    assert abs(to_seconds(clock[-1].clock) - time.time()) < 5.0
+    # It began at the time of the machine; one that cannot keep up lags behind that, and none runs ahead.
+    assert to_seconds(clock[0].clock) > IMPORTED - 1.0 and to_seconds(clock[-1].clock) < time.time() + 0.1
 
 
 def test_it_goes_where_the_stream_leads_and_stays_when_it_stops(client: Client) -> None:

@@ -61,21 +61,22 @@ class Player:
 
     def play(self, stopped: Callable[[], bool]) -> int:
         """Once from beginning to end, or until ``stopped``; returns the number of messages."""
-        begin, first, count, ticked = time.monotonic(), None, 0, float("-inf")
+        begin, first, count = time.monotonic(), None, 0
+        tick = float("inf") if self._clock is None else 0.0
         for message in self._storage.messages(self.topics):
             now = message.received * 1e-9
             first = now if first is None else first
             while True:
-                passed = (time.monotonic() - begin) * self._rate
-                wait = (now - first - passed) / self._rate
-                if self._clock is not None and passed - ticked >= self._tick * self._rate:
-                    ticked = passed
-                    self._clock.publish(Clock(clock=to_stamp(min(first + passed, now))))
+                passed = time.monotonic() - begin
+                wait = (now - first) / self._rate - passed
+                if self._clock is not None and passed >= tick:
+                    tick = (passed // self._tick + 1) * self._tick  # on a grid: no delay adds up
+                    self._clock.publish(Clock(clock=to_stamp(min(first + passed * self._rate, now))))
                 if stopped():
                     return count
                 if wait <= 0.0:
                     break
-                time.sleep(min(wait, self._tick, 0.05))
+                time.sleep(min(wait, tick - passed, 0.05))
             self._publish(message)
             count += 1
         return count

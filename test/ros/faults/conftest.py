@@ -27,6 +27,7 @@ def shared(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         rig.start()
         yield rig
         rig.planner.end()
+        assert not rig.unsafe  # also in what was run again
     finally:
         rig.close()
 

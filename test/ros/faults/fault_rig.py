@@ -31,11 +31,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from ros_domains import own_domain
 from sensor_msgs.msg import Image, JointState
+from stalls import UnsafeCommand
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 import vjepa_ac_planner
 from vjepa_ac_planner.control.limits import MotionLimits, pose_distance
+from vjepa_ac_planner.errors import InputError
 from vjepa_ac_planner.ros import franka
 from vjepa_ac_planner.ros.frames import FrameChain, matrix_to_pose
 from vjepa_ac_planner.ros.images import from_rgb
@@ -556,6 +558,7 @@ class Rig:
         self._domain = own_domain()
         self.domain = self._domain.__enter__()
         self.planners: list[PlannerProcess] = []
+        self.unsafe: list[str] = []
         self._environment = {"FAULT_STATE": state_kind} if state_kind else {}
         self.robot = FakeRobot(self.profile, self.domain, sim_time=sim_time, state_kind=state_kind)
         self.order()
@@ -625,12 +628,19 @@ class Rig:
 
     def check_commands(self, since: float) -> None:
         """Whatever was sent since then was finite, in the base frame, in the workspace and slow enough."""
-        check_commands(self.robot.sent(since), self.robot.chain, self.limits)
+        try:
+            check_commands(self.robot.sent(since), self.robot.chain, self.limits)
+        except UnsafeCommand as error:
+            self.unsafe.append(str(error))
+            raise
 
     def check_leaps(self, since: float) -> None:
         """As :meth:`check_commands`, for stamps that leap themselves: by the time of arrival."""
         sent = [one._replace(stamp=one.arrived) for one in self.robot.sent(since)]
-        check_commands(sent, self.robot.chain, self.limits, slow=0.15)
+        try:
+            check_commands(sent, self.robot.chain, self.limits, slow=0.15)
+        except UnsafeCommand as error:  # where the machine stood still, all that waited arrives at once
+            raise AssertionError(f"as they arrived: {error}") from error
 
     def check_rest(self, begin: float, bound: float, says: str) -> None:
         """What happened at ``begin`` is said within ``bound`` [s], and the arm is held from then on."""
@@ -666,13 +676,17 @@ def check_commands(
     """See :meth:`Rig.check_commands`; ``slow``: how long before its stamp a setpoint may be made [s]."""
     previous: tuple[float, np.ndarray] | None = None
     for one in commands:
-        state = chain.robot_state(
-            one.message, 0.0
-        ).vector  # raises on what is not finite or of another frame
-        assert limits.outside(state[:3]) < 1e-6, f"outside the workspace: {state}"
+        try:
+            state = chain.robot_state(one.message, 0.0).vector
+        except InputError as error:  # not finite, or of another frame
+            raise UnsafeCommand(str(error)) from error
+        if limits.outside(state[:3]) >= 1e-6:
+            raise UnsafeCommand(f"outside the workspace: {state}")
         if previous is not None:
             metres, radians = pose_distance(previous[1], state)
             dt = one.stamp - previous[0] + slow
-            assert metres <= limits.translation(dt) + 1e-6, f"{metres:.4f} m within {dt:.4f} s"
-            assert radians <= limits.rotation(dt) + 1e-4, f"{radians:.4f} rad within {dt:.4f} s"
+            if metres > limits.translation(dt) + 1e-6:
+                raise UnsafeCommand(f"{metres:.4f} m within {dt:.4f} s")
+            if radians > limits.rotation(dt) + 1e-4:
+                raise UnsafeCommand(f"{radians:.4f} rad within {dt:.4f} s")
         previous = one.stamp, state
