@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -78,3 +79,10 @@ def test_the_animation_moves(demo, read_json):
     first = np.asarray(picture.convert("RGB")).astype(int)
     picture.seek(picture.n_frames - 1)
     assert np.abs(first - np.asarray(picture.convert("RGB"))).max() > 50
+
+
+def test_an_animation_without_pillow_is_refused_before_anything_is_run(command, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    code, out, err = command("demo", "--gif", str(tmp_path / "run.gif"), "--out", str(tmp_path / "out"))
+    assert (code, out) == (3, "") and "pip install pillow" in err
+    assert list(tmp_path.iterdir()) == []

@@ -63,11 +63,14 @@ def run(args: argparse.Namespace) -> int:
     from vjepa_ac_planner.cli.trial import make_simulation
     from vjepa_ac_planner.planning.planner import Planner
     from vjepa_ac_planner.planning.presets import PlannerConfig
+    from vjepa_ac_planner.report.animation import require_pillow, write_gif
     from vjepa_ac_planner.report.html import render
     from vjepa_ac_planner.sim.evaluate import reach_result, run_episode
     from vjepa_ac_planner.sim.tasks import make_task
     from vjepa_ac_planner.world_model import WorldModel
 
+    if args.gif:
+        require_pillow()
     model = WorldModel.load(args.model, device=args.device, dtype=args.dtype)
     preset = args.preset or model.description.preset
     planner = Planner(model, PlannerConfig.preset(preset))
@@ -97,8 +100,6 @@ def run(args: argparse.Namespace) -> int:
             episode, result, planner, preset=preset, command=_command(args), others=others
         )
         if args.gif:
-            from vjepa_ac_planner.report.animation import write_gif
-
             with replacing(args.gif) as temporary:
                 write_gif(temporary, report, recorder.film())
         recorder.close()

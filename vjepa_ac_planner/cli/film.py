@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vjepa_ac_planner.cli.console import replacing
 from vjepa_ac_planner.cli.trial import Job, Runner
 from vjepa_ac_planner.control.mpc import Step
-from vjepa_ac_planner.errors import MissingDependencyError
+from vjepa_ac_planner.report.animation import require_pillow
 from vjepa_ac_planner.sim.evaluate import TrialResult
 from vjepa_ac_planner.sim.panda import PandaSim
 
@@ -37,10 +37,7 @@ class Filmer:
     """
 
     def __init__(self, job: Job) -> None:
-        try:
-            import PIL  # noqa: F401 (found missing before the trial is run, not after)
-        except ImportError as error:
-            raise MissingDependencyError("films need Pillow: pip install pillow") from error
+        require_pillow()
         self._runner = Runner(replace(job, record=None), self._on_step)
         fine = replace(self._runner.sim.config, width=VIEW, height=VIEW, shadow_size=1024)
         self._show = PandaSim(fine)

@@ -25,6 +25,18 @@ INK, MUTED, PAPER, RULE, ACCENT = "#16181d", "#656b76", "#f7f7f5", "#dcddd9", "#
 REACHED = "#16794a"
 
 
+def require_pillow() -> None:
+    """Say that Pillow is missing before the work whose pictures it would write.
+
+    Raises:
+        MissingDependencyError: Pillow is not installed.
+    """
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("animated pictures need Pillow: pip install pillow") from error
+
+
 def write_gif(path: str | Path, report: Report, film: Sequence[Image]) -> None:
     """Write the run as a GIF that loops, each step shown for ``STEP_MS``, the last picture for 2 s.
 
@@ -36,10 +48,8 @@ def write_gif(path: str | Path, report: Report, film: Sequence[Image]) -> None:
     Raises:
         MissingDependencyError: Pillow is not installed.
     """
-    try:
-        from PIL import Image as Pillow
-    except ImportError as error:
-        raise MissingDependencyError("animated pictures need Pillow: pip install pillow") from error
+    require_pillow()
+    from PIL import Image as Pillow
 
     steps = len(report.steps)
     pictures = [
