@@ -175,7 +175,7 @@ events = st.tuples(
 def test_no_setpoint_leaves_the_limits_whatever_comes(history):
     setpoints, now, previous = stream(), 100.0, None
     for command, seen, dt, status in history:
-        now += dt if math.isfinite(dt) else 0.0
+        now += dt if abs(dt) < 1e9 else 0.0  # a sum of larger ones is no stamp
         command = command and Command(command[2], command[0], 0.25, now - command[1])
         seen = seen and RobotState(seen[0], now - seen[1])
         setpoint = setpoints.next(command, seen, now, dt, status)
