@@ -25,8 +25,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 BY_THE_CLOCK = ("test/ros/", "test/cli/test_cli_ros.py")
 """Tests of processes that must answer in time."""
 
-
 RERUNS = 2
+"""Of one of them that failed while the machine stood still."""
 
 
 def pytest_collection_modifyitems(items):

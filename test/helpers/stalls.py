@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import ClassVar
 
 TICK = 0.01
 STALL = 0.05
@@ -20,6 +21,9 @@ class MachineStalled(AssertionError):
 
 class UnsafeCommand(AssertionError):
     """A command that must not be sent was sent: a failure on any machine, never run again."""
+
+    seen: ClassVar[list[str]] = []
+    """By the checks at the end of tests, whose failure would be lost with a test that is run again."""
 
 
 class Witness:

@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stalls import UnsafeCommand
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsafe() -> Iterator[None]:
+    """What was seen in a test that was run again is a failure as well."""
+    yield
+    assert not UnsafeCommand.seen
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +35,6 @@ def shared(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         rig.start()
         yield rig
         rig.planner.end()
-        assert not rig.unsafe  # also in what was run again
     finally:
         rig.close()
 

@@ -558,7 +558,6 @@ class Rig:
         self._domain = own_domain()
         self.domain = self._domain.__enter__()
         self.planners: list[PlannerProcess] = []
-        self.unsafe: list[str] = []
         self._environment = {"FAULT_STATE": state_kind} if state_kind else {}
         self.robot = FakeRobot(self.profile, self.domain, sim_time=sim_time, state_kind=state_kind)
         self.order()
@@ -631,7 +630,7 @@ class Rig:
         try:
             check_commands(self.robot.sent(since), self.robot.chain, self.limits)
         except UnsafeCommand as error:
-            self.unsafe.append(str(error))
+            UnsafeCommand.seen.append(str(error))
             raise
 
     def check_leaps(self, since: float) -> None:
