@@ -43,15 +43,15 @@ class Arm:
     """What the environment knows of the robot."""
 
     def __init__(self):
-        self.cancel, self.meanwhile = threading.Event(), None
+        self.cancel, self.meanwhile, self.other = threading.Event(), None, None
 
     @property
     def state(self):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
-            other = threading.Thread(target=meanwhile)
-            other.start()
-            other.join(0.2)
+            self.other = threading.Thread(target=meanwhile)
+            self.other.start()
+            self.other.join(0.2)
         return RobotState(HOME, 100.0)
 
 
@@ -127,9 +127,8 @@ def test_a_command_that_is_on_its_way_does_not_outlive_a_disable(bench):
     bench.actuation.enable()
     bench.arm.meanwhile = bench.actuation.disable
     bench.actuation.command(CLOSE)
-    end = threading.Event()
-    end.wait(0.2)
-    assert not bench.actuation.enabled
+    bench.arm.other.join(20.0)
+    assert not bench.arm.other.is_alive() and not bench.actuation.enabled
     assert bench.hand.wanted is None
 
 
